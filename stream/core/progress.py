@@ -1,0 +1,31 @@
+"""Where a partition stands: what a chunk moves forward, and what its row of 202_stream_progress says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Where a partition stands once a chunk is stored; written to its row of 202_stream_progress."""
+
+    partition: int
+    epoch: int
+    next_offsets: Mapping[str, int]  # by topic
+    watermark: int  # greatest min(event time, append time) so far, unix seconds
+    newest_conversion: int  # greatest conv_time so far
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionProgress:
+    """A row of 202_stream_progress as read when a partition is taken over."""
+
+    partition: int
+    epoch: int
+    owner: str
+    next_offsets: Mapping[str, int]
+    partition_count: int  # 0: never taken
+    topic_ids: Mapping[str, str]
+    watermark: int
+    newest_conversion: int
+    history_from: int  # clicks before this time may be missing; 0: history is complete
+    unsettled_keys: Sequence[str]  # text of journey keys whose changelog values the last chunk may have made wrong

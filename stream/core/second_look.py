@@ -1,0 +1,55 @@
+"""What a committed chunk looks for once more, so that no two partitions miss each other's news.
+
+A conversion and its click may lie in different partitions and be stored at the same moment, each without having seen
+the other. Both look again after their commit; the later of the two commits is seen by its own second look at the
+latest. What is found is sent on as its stored event, and computed by its own partition.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stream.core.events import Conversion
+from stream.core.facts import Facts, Needs, Outcome
+from stream.core.folding import Folded, Place
+from stream.core.settle import Group, counting
+
+
+class SentOn(NamedTuple):
+    """A stored conversion that its own partition has to compute again, and what for."""
+
+    conversion: Conversion
+    cause: str  # 'click' or 'transaction'
+
+
+def second_look_needs(place: Place, folded: Folded) -> Needs | None:
+    """None where there is nobody to miss: of a single partition, or of a chunk without accepted events."""
+    if place.partitions == 1:
+        return None
+    # Also of conversions without a transaction: they may have had one, and left a sibling that counts now.
+    grouped = {journey.conversion.click_id for journey in folded.journeys}
+    lacking = frozenset(journey.conversion.click_id for journey in folded.journeys if journey.click_unknown)
+    named = folded.clicks | grouped
+    return Needs(conversions_of_clicks=named, clicks=lacking) if named or lacking else None
+
+
+def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence[SentOn]:
+    """Ascending by conv_id; empty almost always."""
+    groups: dict[Group, list[Conversion]] = {}
+    for journey in facts.journeys.values():
+        conversion = journey.conversion
+        groups.setdefault(Group(conversion.click_id, conversion.transaction_id), []).append(conversion)
+    found: list[SentOn] = []
+    for _, journey in sorted(facts.journeys.items()):
+        conversion = journey.conversion
+        group = groups[Group(conversion.click_id, conversion.transaction_id)]
+        counts = not conversion.deleted and (not conversion.transaction_id or counting(group) == conversion)
+        if conversion.click_id in folded.clicks and not place.owns(conversion):
+            found.append(SentOn(conversion, "click"))
+        elif (journey.outcome is Outcome.COUNTED) != counts:
+            found.append(SentOn(conversion, "transaction"))
+    found += [
+        SentOn(journey.conversion, "click")
+        for journey in folded.journeys
+        if journey.click_unknown and journey.conversion.click_id in facts.clicks
+    ]
+    return found

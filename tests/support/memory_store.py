@@ -1,0 +1,114 @@
+"""The twin of `tables.sql.facts.SqlFactStore` in memory: transactions, fence and unsettled things included."""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from stream.core.errors import Fenced, Unavailable
+from stream.core.events import Click
+from stream.core.facts import Facts, Journey, Needs, Outcome
+from stream.core.fold import ClaimClicks, ReplaceClicks
+from stream.core.progress import Advance, PartitionProgress
+from tests.support.memory_facts import MemoryFacts
+
+LogRow = tuple[int, str]  # click id, transaction
+
+
+@dataclass(slots=True)
+class MemoryDatabase:
+    """What outlives a worker."""
+
+    facts: MemoryFacts = field(default_factory=MemoryFacts)
+    progress: dict[int, PartitionProgress] = field(default_factory=dict)
+    logs: dict[int, LogRow] = field(default_factory=dict)
+    loses_replies: int = 0  # so many next commits succeed without the caller hearing of it
+
+    def copy(self) -> "MemoryDatabase":
+        return MemoryDatabase(self.facts.copy(), dict(self.progress), dict(self.logs))
+
+
+class MemoryTransaction:
+    def __init__(self, database: MemoryDatabase, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+        row = self._database.progress[advance.partition]
+        if (row.owner, row.epoch) != (self._owner, advance.epoch):
+            raise Fenced(f"partition {advance.partition} belongs to {row.owner}")
+        self._database.progress[advance.partition] = replace(
+            row,
+            next_offsets=dict(advance.next_offsets),
+            watermark=advance.watermark,
+            newest_conversion=advance.newest_conversion,
+            unsettled_keys=(),
+        )
+        return row.unsettled_keys if after_failure else ()
+
+    async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
+        stored = self._database.facts.perform(ClaimClicks(clicks))
+        assert isinstance(stored, Mapping)
+        return stored
+
+    async def replace_clicks(self, clicks: Sequence[Click]) -> None:
+        self._database.facts.perform(ReplaceClicks(clicks))
+
+    async def read(self, needs: Needs) -> Facts:
+        return self._database.facts.read(needs)
+
+    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None:
+        self._database.facts.write(journeys)
+        for conv_id in [*displaced, *(journey.conversion.conv_id for journey in journeys)]:
+            self._database.logs.pop(conv_id, None)
+        for journey in journeys:
+            if journey.outcome is Outcome.COUNTED:
+                row = (journey.conversion.click_id, journey.conversion.transaction_id)
+                if row[1] and row in self._database.logs.values():
+                    raise Unavailable("two counting conversions of one transaction: another partition is swapping them")
+                self._database.logs[journey.conversion.conv_id] = row
+
+    async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
+        row = self._database.progress[partition]
+        self._database.progress[partition] = replace(row, unsettled_keys=tuple(unsettled_keys))
+
+
+class MemoryStore:
+    """One worker's view of the database."""
+
+    def __init__(self, database: MemoryDatabase, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
+        before = self._database.copy()
+        try:
+            yield MemoryTransaction(self._database, self._owner)
+        except BaseException:
+            database = self._database
+            database.facts, database.progress, database.logs = before.facts, before.progress, before.logs
+            raise
+        if self._database.loses_replies:
+            self._database.loses_replies -= 1
+            raise Unavailable("the reply to COMMIT was lost")
+
+    async def read(self, needs: Needs) -> Facts:
+        return self._database.facts.read(needs)
+
+    async def take_over(
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+    ) -> PartitionProgress:
+        known = self._database.progress.get(partition)
+        before = known or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, 0, ())
+        taken = replace(
+            before,
+            epoch=before.epoch + 1,
+            owner=owner,
+            topic_ids=before.topic_ids or topic_ids,
+            partition_count=before.partition_count or partition_count,
+        )
+        self._database.progress[partition] = taken
+        return replace(before, epoch=taken.epoch)
+
+    async def progress(self) -> Sequence[PartitionProgress]:
+        return list(self._database.progress.values())
