@@ -1,0 +1,166 @@
+"""SQL behind the ports of `stream.agents`: what a chunk asks for and writes, in transactions behind a fence."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stream.core.events import Click
+from stream.core.facts import Facts, Journey, Needs
+from stream.core.progress import Advance, PartitionProgress
+from tables.sql import clicks as click_rows
+from tables.sql import progress as progress_rows
+from tables.sql.connections import Connection
+from tables.sql.conversion_logs import replace_conversion_logs
+from tables.sql.database import Database
+from tables.sql.errors import TransactionConflict
+from tables.sql.journeys import read_entered, read_journeys, write_journey_rows
+from tables.sql.touchpoints import replace_touchpoints
+
+JOURNEYS_GROUP = "journeys"
+_TAKE_OVER_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a store writes: as whom, for which group of topics, and what else than our own rows."""
+
+    owner: str
+    writes_conversion_logs: bool
+    clock: Callable[[], int]  # unix seconds, for created_at and updated_at alone
+    topic_group: str = JOURNEYS_GROUP
+
+
+class SqlFactTransaction:
+    """One SQL transaction of one partition."""
+
+    def __init__(self, connection: Connection, writing: Writing) -> None:
+        self._connection = connection
+        self._writing = writing
+
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+        """First statement. Raises Fenced if owner or epoch are not ours.
+
+        After a failure: returns the keys that the last committed chunk left unsettled. Otherwise nobody needs them,
+        and nothing is read.
+        """
+        group = self._writing.topic_group
+        keys: Sequence[str] = ()
+        if after_failure:
+            before = await progress_rows.locked_progress(self._connection, group, advance.partition)
+            keys = before.unsettled_keys if before else ()
+        await progress_rows.pass_fence(
+            self._connection, group, owner=self._writing.owner, advance=advance, now=self._writing.clock()
+        )
+        return keys
+
+    async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
+        return await click_rows.claim_clicks(self._connection, clicks)
+
+    async def replace_clicks(self, clicks: Sequence[Click]) -> None:
+        await click_rows.replace_clicks(self._connection, clicks)
+
+    async def read(self, needs: Needs) -> Facts:
+        return await read_facts(self._connection, needs)
+
+    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
+        """Keys: conv_id in each of the relations. Repeating it changes nothing but the times of writing."""
+        ordered = sorted(journeys, key=lambda journey: journey.conversion.conv_id)
+        now = self._writing.clock()
+        if ordered:
+            await write_journey_rows(self._connection, ordered, updated_at=now)
+            await replace_touchpoints(self._connection, ordered, created_at=now)
+        if self._writing.writes_conversion_logs and (ordered or displaced):
+            await replace_conversion_logs(self._connection, ordered, displaced)
+
+    async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
+        if unsettled_keys:  # the fence has taken away those of before
+            await progress_rows.settle(self._connection, self._writing.topic_group, partition, unsettled_keys)
+
+
+class SqlFactStore:
+    """The database as the workers see it. Raises Unavailable, RefusedByDatabase or Fenced."""
+
+    def __init__(self, database: Database, writing: Writing) -> None:
+        self._database = database
+        self._writing = writing
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqlFactTransaction]:
+        async with self._database.transaction() as connection:
+            yield SqlFactTransaction(connection, self._writing)
+
+    async def read(self, needs: Needs) -> Facts:
+        async with self._database.reading() as connection:
+            return await read_facts(connection, needs)
+
+    async def take_over(
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+    ) -> PartitionProgress:
+        """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch.
+
+        Topic ids and partition count are stored only where there are none: those of a row that was in use stay, so
+        that a start that was refused for them is refused again.
+        """
+        wanted = (partition, owner, topic_ids, partition_count)
+        for _ in range(_TAKE_OVER_ATTEMPTS - 1):
+            with contextlib.suppress(TransactionConflict):
+                return await self._try_to_take_over(*wanted)
+        return await self._try_to_take_over(*wanted)
+
+    async def _try_to_take_over(
+        self, partition: int, owner: str, topic_ids: Mapping[str, str], partition_count: int
+    ) -> PartitionProgress:
+        async with self._database.transaction() as connection:
+            before = await self._before_taking_over(connection, partition)
+            taken = replace(before, owner=owner)
+            if not before.partition_count:
+                taken = replace(taken, partition_count=partition_count, topic_ids=topic_ids)
+            now = self._writing.clock()
+            await progress_rows.store_taking_over(connection, self._writing.topic_group, taken, now=now)
+        return before
+
+    async def _before_taking_over(self, connection: Connection, partition: int) -> PartitionProgress:
+        """With the new epoch. The row is made if there is none."""
+        group = self._writing.topic_group
+        found = await progress_rows.locked_progress(connection, group, partition)
+        if found is None:
+            await progress_rows.insert_progress(connection, group, partition, now=self._writing.clock())
+            found = await progress_rows.locked_progress(connection, group, partition)
+        assert found is not None, "the row was made a moment ago"
+        newest = found.newest_conversion
+        if not found.partition_count:
+            # Never taken: after a change of the partition count its keys may come from any other partition.
+            rows = await progress_rows.read_progress(connection, group)
+            newest = max(row.newest_conversion for row in rows)
+        return replace(found, epoch=found.epoch + 1, newest_conversion=newest)
+
+    async def progress(self) -> Sequence[PartitionProgress]:
+        async with self._database.reading() as connection:
+            return await progress_rows.read_progress(connection, self._writing.topic_group)
+
+
+async def reset_progress(database: Database, *, now: int, topic_group: str = JOURNEYS_GROUP) -> None:
+    """For `progress reset --to-log-start`: no worker may be alive, and one that is will be fenced."""
+    async with database.transaction() as connection:
+        await progress_rows.reset_progress(connection, topic_group, now=now)
+
+
+async def list_progress(database: Database, *, topic_group: str = JOURNEYS_GROUP) -> Sequence[PartitionProgress]:
+    async with database.reading() as connection:
+        return await progress_rows.read_progress(connection, topic_group)
+
+
+async def read_facts(connection: Connection, needs: Needs) -> Facts:
+    """One statement for each kind of need, some more where a chunk needs thousands of one kind."""
+    journeys: list[Journey] = []
+    if needs.conversions:
+        journeys += await read_journeys(connection, "conv_id", needs.conversions)
+    if needs.conversions_of_clicks:
+        journeys += await read_journeys(connection, "click_id", needs.conversions_of_clicks)
+    if needs.entered:
+        journeys += await read_entered(connection, needs.entered)
+    return Facts(
+        journeys={journey.conversion.conv_id: journey for journey in journeys},
+        clicks=await click_rows.read_clicks(connection, needs.clicks) if needs.clicks else {},
+        histories=await click_rows.read_histories(connection, needs.histories) if needs.histories else {},
+    )

@@ -1,0 +1,137 @@
+"""Journeys as they came out: one row a conversion, with all that the conversion says."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from stream.core.events import Conversion
+from stream.core.facts import EnteredNeed, Journey, Outcome, Touch
+from stream.core.money import Units
+from tables.sql.connections import Connection, Row
+from tables.sql.inserts import Insert, money, optional_money, text_literal, whole_list
+from tables.sql.selects import in_batches, units
+
+_RELATION = "202_stream_journeys"
+_CONVERSION = (
+    "conv_id",
+    "click_id",
+    "user_id",
+    "campaign_id",
+    "click_time",
+    "conv_time",
+    "click_payout",
+    "own_click_cpc",
+    "own_visitor_id",
+    "transaction_id",
+    "own_aff_network_id",
+    "deleted",
+    "revised_at",
+)
+_OUTCOME = (
+    "journey_visitor_id",
+    "outcome",
+    "click_unknown",
+    "incomplete",
+    "click_cpc",
+    "ppc_account_id",
+    "aff_network_id",
+    "touches",
+    "version",
+)
+_WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
+_MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
+
+_TEXTS = [_WRITTEN.index(name) for name in ("own_visitor_id", "transaction_id", "journey_visitor_id", "outcome")]
+_TOUCHES = _WRITTEN.index("touches")
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+
+_encode_touches = msgspec.json.Encoder().encode
+_decode_touches = msgspec.json.Decoder(tuple[Touch, ...]).decode
+
+
+class _Stored(NamedTuple):
+    journey: Journey
+    updated_at: int
+
+
+def _parameters(stored: _Stored) -> Row:
+    conversion, visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version = stored.journey
+    return (
+        *conversion[:6],
+        money(conversion.click_payout),
+        optional_money(conversion.click_cpc),
+        *conversion[8:],
+        visitor,
+        outcome.value,
+        int(unknown),
+        int(incomplete),
+        money(cpc),
+        account,
+        advertiser,
+        _encode_touches(touches).decode(),
+        version,
+        stored.journey.date_hour,
+        stored.updated_at,
+    )
+
+
+def _literal(stored: _Stored) -> str:
+    values = list(_parameters(stored))
+    for place in _TEXTS:
+        values[place] = text_literal(values[place])
+    # Touches are digits, commas and brackets: nothing in them could end the quotes.
+    values[_TOUCHES] = f"'{values[_TOUCHES]}'"
+    return f"({','.join('NULL' if value is None else str(value) for value in values)})"
+
+
+_UPSERT = Insert(_RELATION, _WRITTEN, _literal, _parameters, identity="conv_id")
+
+
+async def write_journey_rows(connection: Connection, journeys: Sequence[Journey], *, updated_at: int) -> None:
+    await connection.insert(_UPSERT, [_Stored(journey, updated_at) for journey in journeys])
+
+
+async def read_journeys(connection: Connection, column: str, ids: Iterable[int]) -> list[Journey]:
+    """All whose `column`, conv_id or click_id, is one of the ids."""
+    found: list[Journey] = []
+    for batch in in_batches(sorted(ids)):
+        rows = await connection.fetch(f"{_select(connection.dialect)} WHERE {column} IN ({whole_list(batch)})")
+        found += map(_journey_of, rows)
+    return found
+
+
+async def read_entered(connection: Connection, needs: Sequence[EnteredNeed]) -> list[Journey]:
+    """All of the keys with conv_time in [since, until]; one that two needs ask for may come twice."""
+    select = _select(connection.dialect)
+    found: list[Journey] = []
+    for batch in in_batches(needs, size=200):
+        statement = " UNION ALL ".join(
+            f"{select} WHERE user_id = {user_id:d} AND campaign_id = {campaign_id:d} AND journey_visitor_id = ?"
+            f" AND conv_time BETWEEN {since:d} AND {until:d}"
+            for (user_id, campaign_id, _), since, until in batch
+        )
+        rows = await connection.fetch(statement, [need.key.visitor_id for need in batch])
+        found += map(_journey_of, rows)
+    return found
+
+
+def _select(dialect: str) -> str:
+    columns = [units(dialect, name) if name in _MONEY else name for name in (*_CONVERSION, *_OUTCOME)]
+    return f"SELECT {', '.join(columns)} FROM `{_RELATION}`"
+
+
+def _journey_of(row: Row) -> Journey:
+    visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version = row[13:]
+    return Journey(
+        Conversion._make(row[:13]),
+        visitor,
+        _OUTCOMES[outcome],
+        bool(unknown),
+        bool(incomplete),
+        Units(cpc),
+        account,
+        advertiser,
+        _decode_touches(touches),
+        version,
+    )

@@ -1,0 +1,122 @@
+"""202_stream_progress: where each partition stands, and who may move it."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from stream.core.errors import Fenced
+from stream.core.progress import Advance, PartitionProgress
+from tables.sql.addresses import MYSQL
+from tables.sql.connections import Connection, Row
+
+_RELATION = "202_stream_progress"
+_COLUMNS = (
+    "partition_id, epoch, owner, next_offsets, partition_count, topic_ids, watermark, newest_conversion,"
+    " history_from, unsettled_keys"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM `{_RELATION}` WHERE topic_group = ?"
+
+_decode_offsets = msgspec.json.Decoder(dict[str, int]).decode
+_decode_texts = msgspec.json.Decoder(dict[str, str]).decode
+_decode_keys = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def _json(value: Mapping[str, object] | Sequence[str]) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _progress_of(row: Row) -> PartitionProgress:
+    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys = row
+    return PartitionProgress(
+        partition=partition,
+        epoch=epoch,
+        owner=owner,
+        next_offsets=_decode_offsets(offsets),
+        partition_count=count,
+        topic_ids=_decode_texts(topics),
+        watermark=watermark,
+        newest_conversion=newest,
+        history_from=history_from,
+        unsettled_keys=_decode_keys(keys) if keys else (),
+    )
+
+
+async def read_progress(connection: Connection, topic_group: str) -> list[PartitionProgress]:
+    """Ascending by partition."""
+    rows = await connection.fetch(f"{_SELECT} ORDER BY partition_id", [topic_group])
+    return [_progress_of(row) for row in rows]
+
+
+async def locked_progress(connection: Connection, topic_group: str, partition: int) -> PartitionProgress | None:
+    """One row, held until the transaction ends."""
+    lock = " FOR UPDATE" if connection.dialect == MYSQL else ""
+    rows = await connection.fetch(f"{_SELECT} AND partition_id = ?{lock}", [topic_group, partition])
+    return _progress_of(rows[0]) if rows else None
+
+
+async def pass_fence(connection: Connection, topic_group: str, *, owner: str, advance: Advance, now: int) -> None:
+    """Move the row if it is still ours. The row stays locked, so writers of a partition follow one another."""
+    matched = await connection.run(
+        f"UPDATE `{_RELATION}` SET next_offsets = ?, watermark = ?, newest_conversion = ?, unsettled_keys = NULL,"
+        " updated_at = ? WHERE topic_group = ? AND partition_id = ? AND owner = ? AND epoch = ?",
+        [
+            _json(advance.next_offsets),
+            advance.watermark,
+            advance.newest_conversion,
+            now,
+            topic_group,
+            advance.partition,
+            owner,
+            advance.epoch,
+        ],
+    )
+    if matched != 1:
+        raise Fenced(f'partition {advance.partition} of "{topic_group}" has another owner than "{owner}"')
+
+
+async def settle(connection: Connection, topic_group: str, partition: int, keys: Sequence[str]) -> None:
+    await connection.run(
+        f"UPDATE `{_RELATION}` SET unsettled_keys = ? WHERE topic_group = ? AND partition_id = ?",
+        [_json(keys) if keys else None, topic_group, partition],
+    )
+
+
+async def insert_progress(connection: Connection, topic_group: str, partition: int, *, now: int) -> None:
+    """Raises DuplicateKey if another worker was faster."""
+    await connection.run(
+        f"INSERT INTO `{_RELATION}` (topic_group, partition_id, next_offsets, topic_ids, updated_at)"
+        " VALUES (?, ?, ?, ?, ?)",
+        [topic_group, partition, "{}", "{}", now],
+    )
+
+
+async def store_taking_over(connection: Connection, topic_group: str, taken: PartitionProgress, *, now: int) -> None:
+    await connection.run(
+        f"UPDATE `{_RELATION}` SET epoch = ?, owner = ?, partition_count = ?, topic_ids = ?, newest_conversion = ?,"
+        " updated_at = ? WHERE topic_group = ? AND partition_id = ?",
+        [
+            taken.epoch,
+            taken.owner,
+            taken.partition_count,
+            _json(taken.topic_ids),
+            taken.newest_conversion,
+            now,
+            topic_group,
+            taken.partition,
+        ],
+    )
+
+
+async def reset_progress(connection: Connection, topic_group: str, *, now: int) -> None:
+    """Back to the log's start: every owner is shut out, and the next one takes over its own topics and partitions.
+
+    Keys may move to other partitions then, so each row remembers the newest conversion of all of them.
+    """
+    rows = await read_progress(connection, topic_group)
+    newest = max((row.newest_conversion for row in rows), default=0)
+    await connection.run(
+        f"UPDATE `{_RELATION}` SET epoch = epoch + 1, owner = '', partition_count = 0, next_offsets = ?,"
+        " topic_ids = ?, watermark = 0, newest_conversion = ?, unsettled_keys = NULL, updated_at = ?"
+        " WHERE topic_group = ?",
+        ["{}", "{}", newest, now, topic_group],
+    )

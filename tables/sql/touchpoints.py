@@ -1,0 +1,36 @@
+"""202_conversion_touchpoints: the clicks of a conversion, by position. Old readers live on this."""
+
+from collections.abc import Sequence
+
+from stream.core.facts import Journey
+from tables.sql.connections import Connection, Row
+from tables.sql.inserts import Insert, whole_list
+from tables.sql.selects import in_batches
+
+_RELATION = "202_conversion_touchpoints"
+_COLUMNS = ("conv_id", "click_id", "click_time", "position", "created_at")
+
+
+def _literal(row: Row) -> str:
+    conv_id, click_id, click_time, position, created_at = row
+    return f"({conv_id},{click_id},{click_time},{position},{created_at})"
+
+
+def _parameters(row: Row) -> Row:
+    return row
+
+
+_INSERT = Insert(_RELATION, _COLUMNS, _literal, _parameters)
+
+
+async def replace_touchpoints(connection: Connection, journeys: Sequence[Journey], *, created_at: int) -> None:
+    """Key: conv_id. Rows that stood there go, by whatever hand they came."""
+    for ids in in_batches([journey.conversion.conv_id for journey in journeys]):
+        await connection.run(f"DELETE FROM `{_RELATION}` WHERE conv_id IN ({whole_list(ids)})")
+    rows = [
+        (journey.conversion.conv_id, touch.click_id, touch.click_time, position, created_at)
+        for journey in journeys
+        for position, touch in enumerate(journey.touches)
+    ]
+    if rows:
+        await connection.insert(_INSERT, rows)

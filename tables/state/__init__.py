@@ -1,0 +1,1 @@
+"""Ring 2: keys, values and formats of changelog-backed state; no Faust here."""

@@ -1,0 +1,145 @@
+"""Who owns a partition, and what the fence keeps out."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from stream.core.errors import Fenced
+from stream.core.progress import PartitionProgress
+from tables.sql.database import Database
+from tables.sql.facts import SqlFactStore, list_progress, reset_progress
+from tests.sql.conftest import NOW, StoreFactory
+from tests.support.sql_examples import advance, click
+
+IDS = {"clicks": "a1", "conversions": "b2"}
+
+
+async def take_over(store: SqlFactStore, owner: str = "worker-1", *, partition: int = 0) -> PartitionProgress:
+    return await store.take_over(partition, owner=owner, topic_ids=IDS, partition_count=4)
+
+
+async def test_a_partition_never_taken_begins_with_nothing(store: SqlFactStore) -> None:
+    before = await take_over(store)
+    assert before == PartitionProgress(
+        partition=0,
+        epoch=1,
+        owner="",
+        next_offsets={},
+        partition_count=0,
+        topic_ids={},
+        watermark=0,
+        newest_conversion=0,
+        history_from=0,
+        unsettled_keys=(),
+    )
+    (stored,) = await store.progress()
+    assert stored == replace(before, owner="worker-1", partition_count=4, topic_ids=IDS)
+
+
+async def test_each_taking_over_raises_the_epoch_and_tells_what_was(store_of: StoreFactory) -> None:
+    first, second = store_of("worker-1"), store_of("worker-2")
+    await take_over(first)
+    async with first.transaction() as transaction:
+        await transaction.pass_fence(advance(offset=42, watermark=5, newest_conversion=6), after_failure=False)
+        await transaction.settle(0, ["7:70:Zoë"])
+    before = await take_over(second, "worker-2")
+    assert (before.epoch, before.owner, before.next_offsets) == (2, "worker-1", {"clicks": 42})
+    assert (before.watermark, before.newest_conversion, before.unsettled_keys) == (5, 6, ("7:70:Zoë",))
+
+
+async def test_other_topics_than_those_of_the_row_are_not_taken_for_granted(store: SqlFactStore) -> None:
+    await take_over(store)
+    for _ in range(2):
+        before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8)
+        assert (before.topic_ids, before.partition_count) == (IDS, 4)
+
+
+async def test_who_lost_the_partition_writes_nothing(store_of: StoreFactory) -> None:
+    zombie, owner = store_of("worker-1"), store_of("worker-2")
+    await take_over(zombie)
+    await take_over(owner, "worker-2")
+    with pytest.raises(Fenced):
+        async with zombie.transaction() as transaction:
+            await transaction.pass_fence(advance(epoch=1), after_failure=False)
+    with pytest.raises(Fenced):
+        async with zombie.transaction() as transaction:
+            await transaction.pass_fence(advance(epoch=2), after_failure=True)
+    (row,) = await owner.progress()
+    assert row.next_offsets == {}
+
+
+async def test_the_same_owner_under_an_old_epoch_is_fenced(store: SqlFactStore) -> None:
+    await take_over(store)
+    await take_over(store)
+    with pytest.raises(Fenced):
+        async with store.transaction() as transaction:
+            await transaction.pass_fence(advance(epoch=1), after_failure=False)
+
+
+async def test_an_advance_that_changes_nothing_still_passes(store: SqlFactStore) -> None:
+    await take_over(store)
+    for _ in range(2):
+        async with store.transaction() as transaction:
+            assert await transaction.pass_fence(advance(), after_failure=False) == ()
+
+
+async def test_the_keys_left_unsettled_are_told_after_a_failure_and_then_gone(store: SqlFactStore) -> None:
+    await take_over(store)
+    async with store.transaction() as transaction:
+        await transaction.pass_fence(advance(), after_failure=False)
+        await transaction.settle(0, ["a", "b"])
+    async with store.transaction() as transaction:
+        assert await transaction.pass_fence(advance(), after_failure=True) == ("a", "b")
+    async with store.transaction() as transaction:
+        assert await transaction.pass_fence(advance(), after_failure=True) == ()
+
+
+async def test_what_is_written_behind_an_exception_is_not_stored(store: SqlFactStore) -> None:
+    await take_over(store)
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 -- all of the transaction fails
+        async with store.transaction() as transaction:
+            await transaction.pass_fence(advance(offset=9), after_failure=False)
+            await transaction.claim_clicks([click(1)])
+            raise ZeroDivisionError
+    (row,) = await store.progress()
+    assert row.next_offsets == {}
+    async with store.transaction() as transaction:
+        assert await transaction.claim_clicks([click(1)]) == {}
+
+
+async def test_a_reset_shuts_everybody_out_and_forgets_offsets_and_topics(
+    store: SqlFactStore, database: Database
+) -> None:
+    await take_over(store, partition=0)
+    await take_over(store, partition=1)
+    async with store.transaction() as transaction:
+        await transaction.pass_fence(advance(1, newest_conversion=500, watermark=9), after_failure=False)
+        await transaction.settle(1, ["a"])
+    await reset_progress(database, now=NOW)
+    with pytest.raises(Fenced):
+        async with store.transaction() as transaction:
+            await transaction.pass_fence(advance(1), after_failure=False)
+    rows = await list_progress(database)
+    assert [(row.epoch, row.owner, row.next_offsets, row.topic_ids, row.partition_count) for row in rows] == [
+        (2, "", {}, {}, 0),
+        (2, "", {}, {}, 0),
+    ]
+    assert [(row.newest_conversion, row.watermark, row.unsettled_keys) for row in rows] == [(500, 0, ()), (500, 0, ())]
+    before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8)
+    assert (before.epoch, before.newest_conversion) == (3, 500)
+    assert (await store.progress())[0].topic_ids == {"clicks": "new"}
+
+
+async def test_a_partition_that_is_new_takes_the_newest_conversion_of_all(store: SqlFactStore) -> None:
+    """After a change of the partition count its keys may come from any other."""
+    await take_over(store)
+    async with store.transaction() as transaction:
+        await transaction.pass_fence(advance(newest_conversion=500), after_failure=False)
+    assert (await take_over(store, partition=5)).newest_conversion == 500
+
+
+async def test_many_workers_taking_over_at_once_get_epochs_of_their_own(store_of: StoreFactory) -> None:
+    stores = [store_of(f"worker-{number}") for number in range(6)]
+    taken = await asyncio.gather(*(take_over(each, f"worker-{number}") for number, each in enumerate(stores)))
+    assert sorted(each.epoch for each in taken) == [1, 2, 3, 4, 5, 6]
