@@ -1,0 +1,334 @@
+"""The journeys agent: chunks of clicks and conversions in, journeys in SQL and on the journeys topic out.
+
+Decides nothing: events are read by `reading`, folded by `stream.core`, stored through the `FactStore` port.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from stream.agents.ports import FactStore, FactTransaction
+from stream.agents.reading import Misplaced
+from stream.core.errors import InvalidEvent, RefusedByDatabase
+from stream.core.events import Click, Conversion
+from stream.core.facts import Facts, Needs
+from stream.core.fold import ClaimClicks, FoldAnswer, ReplaceClicks, fold
+from stream.core.folding import Folded, Place
+from stream.core.keys import JourneyKey, murmur2, partition_of, record_key
+from stream.core.progress import Advance
+from stream.core.second_look import SentOn, found_at_second_look, second_look_needs
+from stream.core.state import KeyState, newest_click_time
+from stream.engine.barrier import Stored, Taken
+from stream.engine.chunk import Arrival, Chunk
+from stream.engine.start import LogPlace, start_refusal
+from stream.metrics import Metrics
+from stream.wire.dead_letters import Origin, dead_letter
+from stream.wire.encoding import encode_conversion, encode_journey, journey_record_key
+from stream.wire.outgoing import OutgoingRecord, sent_on
+from stream.wire.outgoing import SentOn as SentOnCause
+from stream.wire.reasons import Reason
+from tables.state.journeys import decode_state, encode_key, encode_state
+
+_IDLE_KEYS_A_CHUNK = 200
+
+
+class JourneyCache(Protocol):
+    """The memcached of the tracking servers."""
+
+    async def delete(self, conv_ids: Sequence[int]) -> int:
+        """How many deletions failed; returns within 200 ms."""
+
+
+class NoCache:
+    """Where no tracking server caches journeys."""
+
+    async def delete(self, conv_ids: Sequence[int]) -> int:
+        return 0
+
+
+class StateReader(Protocol):
+    """The remembered states of the assigned partitions."""
+
+    def get_state(self, partition: int, key: bytes) -> bytes | None: ...
+    def oldest_keys(self, partition: int, count: int) -> list[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """Of one installation, prefix included, with their partition counts."""
+
+    clicks: str
+    conversions: str
+    journeys: str
+    partitions: int  # of clicks and conversions
+    journeys_partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is known of a partition between two chunks."""
+
+    epoch: int
+    watermark: int
+    newest_conversion: int
+    history_from: int
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The arrivals of a chunk by what is to be done with them."""
+
+    clicks: list[Arrival]
+    conversions: list[Arrival]
+    refused: list[tuple[Arrival, InvalidEvent]]
+    misplaced: list[Arrival]
+
+
+class JourneysHandler:
+    """What the barrier calls for each chunk; satisfies `stream.engine.barrier.ChunkHandler`."""
+
+    def __init__(
+        self,
+        names: TopicNames,
+        store: FactStore,
+        *,
+        owner: str,
+        lookback: int,  # seconds
+        states: Callable[[], StateReader],
+        cache: JourneyCache,
+        metrics: Metrics,
+        log_place: Callable[[int, Mapping[str, int | None]], Awaitable[LogPlace]],
+    ) -> None:
+        self._names = names
+        self._owner = owner
+        self._lookback = lookback
+        self._store = store
+        self._states = states
+        self._cache = cache
+        self._metrics = metrics
+        self._log_place = log_place
+        self._standings: dict[int, _Standing] = {}
+
+    async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
+        log = await self._log_place(partition, committed)
+        row = await self._store.take_over(
+            partition, owner=self._owner, topic_ids=log.topic_ids, partition_count=log.partitions
+        )
+        refusal = start_refusal(row, log)
+        if refusal is not None:
+            raise refusal
+        self._standings[partition] = _Standing(row.epoch, row.watermark, row.newest_conversion, row.history_from)
+        keys, conversions = _unsettled_of(row.unsettled_keys)
+        restated = await self._store.read(Needs(conversions=conversions)) if conversions else Facts()
+        outputs = [self._sent_on(SentOn(journey.conversion, "click")) for journey in restated.journeys.values()]
+        return Taken(row.epoch, sorted(keys), outputs)
+
+    async def store(self, chunk: Chunk, *, is_repeated: bool) -> Stored:
+        events = _sort(chunk.arrivals)
+        standing = self._moved_on(chunk, events)
+        place = Place(
+            chunk.partition,
+            self._names.partitions,
+            self._lookback,
+            self._standings[chunk.partition].newest_conversion,
+            standing.history_from,
+        )
+        advance = Advance(
+            chunk.partition, standing.epoch, chunk.next_offsets, standing.watermark, standing.newest_conversion
+        )
+        async with self._store.transaction() as transaction:
+            before = await transaction.pass_fence(advance, after_failure=is_repeated)
+            forgotten, restated = _unsettled_of(before)
+            folded = await self._fold(transaction, place, events, forgotten)
+            if folded.journeys or folded.displaced:
+                await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
+            unsettled = _unsettled_texts(folded, forgotten, restated)
+            if unsettled:
+                await transaction.settle(chunk.partition, unsettled)
+        self._standings[chunk.partition] = standing
+        found = await self._second_look(place, folded, restated)
+        self._count(chunk, events, folded, found)
+        states: dict[bytes, bytes | None] = dict.fromkeys(forgotten)
+        states |= self._idle_states(chunk.partition, standing.watermark)
+        states |= {encode_key(key): encode_state(state) for key, state in folded.states.items()}
+        return Stored(
+            outputs=self._outputs(events, folded, found),
+            states=states,
+            cached=[journey.conversion.conv_id for journey in folded.journeys],
+        )
+
+    async def delete_cached(self, stored: Stored) -> None:
+        if stored.cached:
+            failures = await self._cache.delete(stored.cached)
+            self._metrics.cache_failures.inc(failures)
+
+    def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
+        return chunk.with_content(InvalidEvent(Reason.REFUSED_BY_DATABASE, str(error)))
+
+    def _moved_on(self, chunk: Chunk, events: _Sorted) -> _Standing:
+        standing = self._standings[chunk.partition]
+        watermark = max((arrival.ordered_at for arrival in chunk.arrivals), default=0)
+        newest = max((arrival.content.conv_time for arrival in events.conversions), default=0)
+        return replace(
+            standing,
+            watermark=max(standing.watermark, watermark),
+            newest_conversion=max(standing.newest_conversion, newest),
+        )
+
+    async def _fold(
+        self, transaction: FactTransaction, place: Place, events: _Sorted, forgotten: frozenset[bytes]
+    ) -> Folded:
+        """Drive core's fold, giving it what it asks for."""
+        get_state = self._states().get_state
+
+        def load(key: JourneyKey) -> KeyState | None:
+            encoded = encode_key(key)
+            value = None if encoded in forgotten else get_state(place.partition, encoded)
+            return None if value is None else decode_state(value)
+
+        folding = fold(
+            place,
+            load,
+            [arrival.content for arrival in events.clicks],
+            [arrival.content for arrival in events.conversions],
+        )
+        answer: FoldAnswer = None
+        while True:
+            try:
+                step = folding.send(answer)
+            except StopIteration as stop:
+                folded: Folded = stop.value
+                return folded
+            if isinstance(step, ClaimClicks):
+                answer = await transaction.claim_clicks(step.clicks)
+            elif isinstance(step, ReplaceClicks):
+                await transaction.replace_clicks(step.clicks)
+                answer = None
+            else:
+                answer = await transaction.read(step.needs)
+
+    async def _second_look(self, place: Place, folded: Folded, restated: frozenset[int]) -> list[SentOn]:
+        needs = second_look_needs(place, folded)
+        found = list(found_at_second_look(place, folded, await self._store.read(needs))) if needs else []
+        # What the repetition has just computed need not be sent on; siblings would send each other on for ever.
+        left = restated.difference(journey.conversion.conv_id for journey in folded.journeys)
+        if left:
+            facts = await self._store.read(Needs(conversions=left))
+            found += [SentOn(journey.conversion, "click") for journey in facts.journeys.values()]
+        return found
+
+    def _idle_states(self, partition: int, watermark: int) -> dict[bytes, None]:
+        """Keys that no conversion can need before a new click comes; forgotten here and in the changelog."""
+        states = self._states()
+        oldest_needed = watermark - self._lookback
+        idle: dict[bytes, None] = {}
+        for key in states.oldest_keys(partition, _IDLE_KEYS_A_CHUNK):
+            value = states.get_state(partition, key)
+            state = decode_state(value) if value is not None else None
+            if state is not None and max(newest_click_time(state), state.newest_conversion) >= oldest_needed:
+                break
+            idle[key] = None
+        return idle
+
+    # Outputs
+
+    def _outputs(self, events: _Sorted, folded: Folded, found: Sequence[SentOn]) -> list[OutgoingRecord]:
+        refused = [*events.refused, *self._rekeyed(events, folded)]
+        return [
+            *(_dead_letter(arrival, error) for arrival, error in refused),
+            *(_sent_to_its_partition(arrival) for arrival in events.misplaced),
+            *(self._sent_on(each) for each in found),
+            *self._journey_records(folded),
+        ]
+
+    def _journey_records(self, folded: Folded) -> list[OutgoingRecord]:
+        records = []
+        for journey in folded.journeys:
+            key = journey_record_key(journey)
+            partition = (murmur2(key) & 0x7FFFFFFF) % self._names.journeys_partitions
+            value = encode_journey(journey, folded.previous_hours.get(journey.conversion.conv_id))
+            records.append(OutgoingRecord(self._names.journeys, partition, key, value, ()))
+        return records
+
+    def _sent_on(self, found: SentOn) -> OutgoingRecord:
+        conversion = found.conversion
+        record = OutgoingRecord(
+            self._names.conversions,
+            partition_of(conversion.user_id, conversion.campaign_id, self._names.partitions),
+            record_key(conversion.user_id, conversion.campaign_id),
+            encode_conversion(conversion),
+            (),
+        )
+        return sent_on(record, SentOnCause(found.cause))
+
+    @staticmethod
+    def _rekeyed(events: _Sorted, folded: Folded) -> list[tuple[Arrival, InvalidEvent]]:
+        error = InvalidEvent(Reason.REKEYED, "the id is stored with another user, campaign or click")
+        arrivals = [events.clicks[index] for index in folded.rekeyed_clicks]
+        arrivals += [events.conversions[index] for index in folded.rekeyed_conversions]
+        return [(arrival, error) for arrival in arrivals]
+
+    def _count(self, chunk: Chunk, events: _Sorted, folded: Folded, found: Sequence[SentOn]) -> None:
+        metrics = self._metrics
+        metrics.chunk_records.observe(len(chunk.arrivals))
+        metrics.add_fold_counts(folded.counts)
+        refused = Counter(
+            (arrival.record.topic, error.reason) for arrival, error in [*events.refused, *self._rekeyed(events, folded)]
+        )
+        for (topic, reason), count in refused.items():
+            metrics.dead_letters.labels(topic, str(reason)).inc(count)
+        for arrival in events.misplaced:
+            metrics.misrouted.labels(arrival.record.topic).inc()
+        for each in found:
+            metrics.sent_on.labels(each.cause).inc()
+        metrics.watermark.labels(str(chunk.partition)).set(self._standings[chunk.partition].watermark)
+
+
+def _sort(arrivals: Sequence[Arrival]) -> _Sorted:
+    events = _Sorted([], [], [], [])
+    for arrival in arrivals:
+        content: Any = arrival.content
+        if type(content) is Click:
+            events.clicks.append(arrival)
+        elif type(content) is Conversion:
+            events.conversions.append(arrival)
+        elif type(content) is Misplaced:
+            events.misplaced.append(arrival)
+        else:
+            events.refused.append((arrival, content))
+    return events
+
+
+def _dead_letter(arrival: Arrival, error: InvalidEvent) -> OutgoingRecord:
+    record = arrival.record
+    origin = Origin(record.topic, record.partition, record.offset, record.timestamp)
+    return dead_letter(origin, error, key=record.key, value=record.value, headers=tuple(record.headers))
+
+
+def _sent_to_its_partition(arrival: Arrival) -> OutgoingRecord:
+    record = arrival.record
+    event, partition = arrival.content
+    key = record_key(event.user_id, event.campaign_id)
+    unchanged = OutgoingRecord(record.topic, partition, key, record.value, tuple(record.headers))
+    return sent_on(unchanged, SentOnCause.PARTITION)
+
+
+# Unsettled things of a chunk, as texts in its progress row: keys to forget, and conversions to compute again.
+
+_CONVERSION = "conversion "
+_KEY = "key "
+
+
+def _unsettled_texts(folded: Folded, keys: frozenset[bytes], conversions: frozenset[int]) -> list[str]:
+    all_keys = {encode_key(key) for key in folded.unsettled} | keys
+    return [
+        *sorted(_KEY + key.decode() for key in all_keys),
+        *(f"{_CONVERSION}{conv_id}" for conv_id in sorted(folded.restated | conversions)),
+    ]
+
+
+def _unsettled_of(texts: Sequence[str]) -> tuple[frozenset[bytes], frozenset[int]]:
+    keys = frozenset(text.removeprefix(_KEY).encode() for text in texts if text.startswith(_KEY))
+    conversions = frozenset(int(text.removeprefix(_CONVERSION)) for text in texts if text.startswith(_CONVERSION))
+    return keys, conversions

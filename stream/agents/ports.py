@@ -1,0 +1,53 @@
+"""What an agent needs from outside, as Protocols: facts in SQL behind a fence, and records to send."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from stream.core.events import Click
+from stream.core.facts import Facts, Journey, Needs
+from stream.core.progress import Advance, PartitionProgress
+
+
+class FactTransaction(Protocol):
+    """One SQL transaction of one partition. Reads see what it wrote."""
+
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+        """First of all. Raises Fenced if owner or epoch are not ours.
+
+        Returns, after a failure, what the last committed chunk left unsettled: it may have been this very one.
+        """
+
+    async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
+        """Insert those whose id is new; return, locked, the stored rows of the others by id. Ids are distinct."""
+
+    async def replace_clicks(self, clicks: Sequence[Click]) -> None:
+        """Overwrite stored rows."""
+
+    async def read(self, needs: Needs) -> Facts: ...
+
+    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None:
+        """Upsert by conv_id, replace touchpoints and conversion logs; `displaced` conversions lose their log rows.
+
+        Repeating it changes nothing.
+        """
+
+    async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
+        """Store what the next owner must forget or do again, should the changelog and the outputs lack this chunk."""
+
+
+class FactStore(Protocol):
+    """The database. Raises Unavailable (try again), RefusedByDatabase (data) or Fenced."""
+
+    def transaction(self) -> AbstractAsyncContextManager[FactTransaction]:
+        """Commits when left without an exception, rolls back otherwise."""
+
+    async def read(self, needs: Needs) -> Facts:
+        """Committed facts, outside any transaction of ours."""
+
+    async def take_over(
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+    ) -> PartitionProgress:
+        """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch."""
+
+    async def progress(self) -> Sequence[PartitionProgress]: ...
