@@ -107,6 +107,12 @@ def _own_clicks(text: str) -> str:
     return _choice("own")(text)
 
 
+def _no_retention(text: str) -> int:
+    if text != "0":
+        raise ValueError("0; the removal of old clicks is not built yet")
+    return 0
+
+
 def masked(url: str) -> str:
     """The URL with a password replaced by asterisks, for people and logs."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
@@ -159,7 +165,7 @@ class Settings:
     health: HostPort = _setting("HEALTH", HostPort("127.0.0.1", 6066), host_port, "where a worker tells how it is")
     state_keys: int = _setting("STATE_KEYS", 1_000_000, _whole(1), "most journey keys that a worker holds in memory")
     align: bool = _setting("ALIGN", True, _switch, "merge clicks and conversions by time; off only to test")
-    click_retention_days: int = _setting("CLICK_RETENTION_DAYS", 0, _whole(0, 36500), "older clicks go; 0: none goes")
+    click_retention_days: int = _setting("CLICK_RETENTION_DAYS", 0, _no_retention, "0: no click is ever removed")
     chunk_records: int = _setting("CHUNK_RECORDS", 1000, _whole(1, 100_000), "most records of one chunk")
 
     @classmethod

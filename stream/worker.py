@@ -52,18 +52,7 @@ class JourneysWorker:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         names = _topic_names(settings)
         self.reader = EventReader(clicks=names.clicks, conversions=names.conversions, partitions=names.partitions)
-        self.app = build_app(
-            EngineSettings(
-                app_id=settings.app_id,
-                brokers=tuple(settings.kafka.split(",")),
-                credentials=_credentials(settings),
-                data_dir=data_dir,
-                partitions=names.partitions,
-                state_keys=settings.state_keys,
-                state_name=JOURNEYS_STATE,
-                intake=Intake((names.clicks, names.conversions), self.reader, settings.chunk_records, settings.align),
-            )
-        )
+        self.app = build_app(self._engine_settings(names, data_dir))
         self.waiting_for = ""
         self.barrier = Barrier(
             self._handler(names, self._store()),
@@ -76,6 +65,7 @@ class JourneysWorker:
         self.app.on_positioned = self.barrier.take_partitions
         self.app.fail = exit_now
         self.app.before_start = self._wait_for_broker
+        self.app.before_stop = self.barrier.stop
         self._names = names
         self.app.agent(self.app.chunks(), name="journeys")(self._journeys)
         self.health = HealthServer(
@@ -84,6 +74,19 @@ class JourneysWorker:
             readiness=self.readiness,
             registry=self.metrics.registry,
             refresh=self.refresh_metrics,
+        )
+
+    def _engine_settings(self, names: TopicNames, data_dir: Path) -> EngineSettings:
+        settings = self.settings
+        return EngineSettings(
+            app_id=settings.app_id,
+            brokers=tuple(settings.kafka.split(",")),
+            credentials=_credentials(settings),
+            data_dir=data_dir,
+            partitions=names.partitions,
+            state_keys=settings.state_keys,
+            state_name=JOURNEYS_STATE,
+            intake=Intake((names.clicks, names.conversions), self.reader, settings.chunk_records, settings.align),
         )
 
     def _store(self) -> FactStore:

@@ -113,7 +113,11 @@ class JourneysHandler:
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
         log = await self._log_place(partition, committed)
         row = await self._store.take_over(
-            partition, owner=self._owner, topic_ids=log.topic_ids, partition_count=log.partitions
+            partition,
+            owner=self._owner,
+            topic_ids=log.topic_ids,
+            partition_count=log.partitions,
+            history_from=log.history_from,
         )
         refusal = start_refusal(row, log)
         if refusal is not None:

@@ -46,8 +46,11 @@ class FactStore(Protocol):
         """Committed facts, outside any transaction of ours."""
 
     async def take_over(
-        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
-        """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch."""
+        """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch.
+
+        `history_from`, for a partition that nobody ever had: its log holds no records from before, unix seconds.
+        """
 
     async def progress(self) -> Sequence[PartitionProgress]: ...

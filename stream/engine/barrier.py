@@ -97,21 +97,32 @@ class Barrier:
         self._fail = fail
         self._epochs: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._takings: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
 
     def take_partitions(self, committed: Mapping[int, Mapping[str, int | None]], generation: int) -> None:
         """Called when Faust has recovered the state and positioned the partitions."""
         for partition, offsets in committed.items():
-            self._spawn(self._take(partition, offsets, generation))
+            taking = self._spawn(self._take(partition, offsets, generation))
+            self._takings.add(taking)
+            taking.add_done_callback(self._takings.discard)
 
     def begin(self, chunk: Chunk) -> None:
         """Drive a chunk; its partition hands out no other until this one is finished."""
         if self._consumer().admit(chunk):
             self._spawn(self._drive(chunk))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def stop(self) -> None:
+        """Take no more partitions; chunks that have begun go on."""
+        self._is_stopping = True
+        for taking in list(self._takings):
+            taking.cancel()
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
@@ -122,7 +133,10 @@ class Barrier:
             log.info("a rebalance overtook work that waited: given up, it comes again")
             self._observer.waiting("")
         except BaseException as error:  # noqa: BLE001 - what we do not understand stops the process, uncommitted
-            self._fail(error)
+            if self._is_stopping and not isinstance(error, StreamError):
+                log.info("given up while stopping: %r", error)
+            else:
+                self._fail(error)
 
     async def _take(self, partition: int, committed: Mapping[str, int | None], generation: int) -> None:
         consumer = self._consumer()
@@ -160,8 +174,8 @@ class Barrier:
         epoch = self._epochs[chunk.partition]
         await self._patiently(chunk.generation, lambda _: self._state.write(chunk.partition, epoch, stored.states))
         self._done("changelog", chunk, clock)
-        await consumer.commit_chunk(chunk)
-        self._done("offsets", chunk, clock)
+        if await consumer.commit_chunk(chunk):
+            self._done("offsets", chunk, clock)
 
     def _narrowed(self, chunk: Chunk, error: RefusedByDatabase) -> Sequence[Chunk]:
         """Halves, down to the one record that the database refuses."""
@@ -182,7 +196,13 @@ class Barrier:
                 raise _Overtaken
             return work(tries)
 
-        return await patiently(attempt, self._observer.waiting)
+        try:
+            return await patiently(attempt, self._observer.waiting)
+        except Fenced as fenced:
+            # The new owner may be this very process, after a rebalance that gave it the partition again.
+            if generation != self._consumer().generation:
+                raise _Overtaken from fenced
+            raise
 
 
 class _Overtaken(Exception):

@@ -12,24 +12,23 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from stream.core.errors import StartRefused
 from stream.engine.alignment import PartitionIntake
 from stream.engine.chunk import Chunk, Reader
+from stream.engine.committing import OffsetCommits
 from stream.engine.fetching import ChunkThread, Fetch, Fetched
+from stream.engine.log_place import read_log_place
 from stream.engine.start import LogPlace, records_removed
-from stream.engine.topic_ids import read_topic_ids
 
 log = logging.getLogger(__name__)
 
 _FETCH_SECONDS = 0.5
 _HOLDING_SECONDS = 0.05  # how soon a held record is looked at again
-_NO_GENERATION = -1
-_PROOF_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class ChunkConsumer(driver.Consumer):
         self._open: set[int] = set()
         self._in_flight: dict[int, asyncio.Future[None]] = {}  # partitions whose chunk was handed out
         self._begun: set[int] = set()  # those of them whose chunk has reached the barrier
-        self._processed: dict[int, Mapping[str, int]] = {}  # offsets committed by chunks of this assignment
+        self.commits = OffsetCommits(self._thread)
         self._starts: dict[int, Mapping[str, int]] = {}  # where this assignment began
         self._is_revoking = False
         self._wake = asyncio.Event()
@@ -197,18 +196,7 @@ class ChunkConsumer(driver.Consumer):
 
     async def log_place(self, partition: int, committed: Mapping[str, int | None]) -> LogPlace:
         """What Kafka knows of a partition of ours. Raises KafkaError."""
-        tps = {topic: TopicPartition(topic, partition) for topic in self.intake.topics}
-        consumer = self._thread._ensure_consumer()
-        begins = await self._thread.call_thread(consumer.beginning_offsets, list(tps.values()))
-        ends = await self._thread.call_thread(consumer.end_offsets, list(tps.values()))
-        topic_ids = await self._thread.call_thread(read_topic_ids, consumer._client, list(tps))
-        return LogPlace(
-            partitions=len(consumer.partitions_for_topic(self.intake.topics[0]) or ()),
-            topic_ids=topic_ids,
-            committed=committed,
-            begins={topic: begins[tp] for topic, tp in tps.items()},
-            ends={topic: ends[tp] for topic, tp in tps.items()},
-        )
+        return await read_log_place(self._thread, self.intake.topics, partition, committed)
 
     # What health and metrics ask
 
@@ -231,7 +219,7 @@ class ChunkConsumer(driver.Consumer):
         for partition in self.intakes:
             for topic in self.intake.topics:
                 end = self.highwater(TopicPartition(topic, partition))
-                done = self._processed.get(partition, self._starts.get(partition, {})).get(topic, 0)
+                done = self.commits.processed.get(partition, self._starts.get(partition, {})).get(topic, 0)
                 lags[topic, partition] = max(0, (end or 0) - done)
         return lags
 
@@ -262,29 +250,7 @@ class ChunkConsumer(driver.Consumer):
         """Commit where the chunk ends. False if this member was expelled: the chunk will be delivered again."""
         if chunk.generation != self.generation:
             return False
-        offsets = {
-            TopicPartition(topic, chunk.partition): OffsetAndMetadata(offset, "")
-            for topic, offset in chunk.next_offsets.items()
-        }
-        is_committed = await self._commit_to_group(offsets)
-        if is_committed:
-            self._processed[chunk.partition] = chunk.next_offsets
-        return is_committed
-
-    async def _commit_to_group(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
-        consumer = self._thread._ensure_consumer()
-        while True:
-            try:
-                await self._thread.call_thread(consumer.commit, dict(offsets))
-            except (CommitFailedError, IllegalStateError):
-                return False
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                log.warning("commit of offsets failed, trying again: %r", error)
-                await asyncio.sleep(0.5)
-            else:
-                return True
+        return await self.commits.commit(chunk.partition, chunk.next_offsets)
 
     # Rebalance and stop
 
@@ -303,7 +269,7 @@ class ChunkConsumer(driver.Consumer):
             await self._thread.seek_wait({TopicPartition(tp.topic, tp.partition): at for tp, at in starts.items()})
         self.generation += 1
         self._open.clear()
-        self._processed.clear()
+        self.commits.forget()
         self._is_revoking = self._is_draining
         self._starts = {
             partition: {topic: starts[TP(topic, partition)] for topic in topics}
@@ -328,7 +294,7 @@ class ChunkConsumer(driver.Consumer):
             self.stop_flow()
             self._is_revoking = True
             is_clean = await self._finish_in_flight(self.app.conf.broker_session_timeout / 2)
-            if not is_clean or not await self._is_member():
+            if not is_clean or not await self.commits.prove_membership():
                 log.warning("partitions were revoked too late to finish: dropping their state")
                 self.on_unclean_revoke()
         self.generation += 1
@@ -345,20 +311,6 @@ class ChunkConsumer(driver.Consumer):
             return True
         _, unfinished = await asyncio.wait(futures, timeout=seconds)
         return not unfinished
-
-    async def _is_member(self) -> bool:
-        """A commit accepted for our generation. An expelled member may see a generation of -1, or pass vacuously."""
-        offsets = {
-            TopicPartition(topic, partition): OffsetAndMetadata(offset, "")
-            for partition, next_offsets in self._processed.items()
-            for topic, offset in next_offsets.items()
-        }
-        try:
-            is_accepted = not offsets or await asyncio.wait_for(self._commit_to_group(offsets), _PROOF_SECONDS)
-        except (KafkaError, TimeoutError):
-            return False
-        coordinator = self._thread._ensure_consumer()._coordinator
-        return is_accepted and coordinator.generation != _NO_GENERATION
 
     async def drain(self, seconds: float) -> bool:
         """Start no more chunks and wait for those in flight; each ends with its offsets committed."""

@@ -18,6 +18,7 @@ class LogPlace:
     committed: Mapping[str, int | None]
     begins: Mapping[str, int]
     ends: Mapping[str, int]
+    history_from: int = 0  # where records were removed: append time of the first that is left, unix seconds
 
 
 def start_refusal(row: PartitionProgress, log: LogPlace) -> StartRefused | None:

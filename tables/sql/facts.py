@@ -33,9 +33,11 @@ class Writing:
 class SqlFactTransaction:
     """One SQL transaction of one partition."""
 
-    def __init__(self, connection: Connection, writing: Writing) -> None:
+    def __init__(self, connection: Connection, writing: Writing, *, is_hopeful: bool = True) -> None:
         self._connection = connection
         self._writing = writing
+        self._is_hopeful = is_hopeful
+        self.met_duplicates = False
 
     async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
         """First statement. Raises Fenced if owner or epoch are not ours.
@@ -54,7 +56,9 @@ class SqlFactTransaction:
         return keys
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
-        return await click_rows.claim_clicks(self._connection, clicks)
+        stored = await click_rows.claim_clicks(self._connection, clicks, is_hopeful=self._is_hopeful)
+        self.met_duplicates = bool(stored)
+        return stored
 
     async def replace_clicks(self, clicks: Sequence[Click]) -> None:
         await click_rows.replace_clicks(self._connection, clicks)
@@ -83,38 +87,54 @@ class SqlFactStore:
     def __init__(self, database: Database, writing: Writing) -> None:
         self._database = database
         self._writing = writing
+        self._is_hopeful = True  # senders that repeat clicks do so all the time: as the last chunk, so the next
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlFactTransaction]:
         async with self._database.transaction() as connection:
-            yield SqlFactTransaction(connection, self._writing)
+            transaction = SqlFactTransaction(connection, self._writing, is_hopeful=self._is_hopeful)
+            yield transaction
+            self._is_hopeful = not transaction.met_duplicates
 
     async def read(self, needs: Needs) -> Facts:
         async with self._database.reading() as connection:
             return await read_facts(connection, needs)
 
     async def take_over(
-        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
         """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch.
 
-        Topic ids and partition count are stored only where there are none: those of a row that was in use stay, so
-        that a start that was refused for them is refused again.
+        `history_from` counts for a partition that nobody ever had: what its log lacks then, SQL lacks too. Topic ids
+        and partition count are stored only where there are none: those of a row that was in use stay, so that a start
+        that was refused for them is refused again.
         """
-        wanted = (partition, owner, topic_ids, partition_count)
+        first = PartitionProgress(
+            partition=partition,
+            epoch=1,
+            owner=owner,
+            next_offsets={},
+            partition_count=partition_count,
+            topic_ids=topic_ids,
+            watermark=0,
+            newest_conversion=0,
+            history_from=history_from,
+            unsettled_keys=(),
+        )
         for _ in range(_TAKE_OVER_ATTEMPTS - 1):
             with contextlib.suppress(TransactionConflict):
-                return await self._try_to_take_over(*wanted)
-        return await self._try_to_take_over(*wanted)
+                return await self._try_to_take_over(first)
+        return await self._try_to_take_over(first)
 
-    async def _try_to_take_over(
-        self, partition: int, owner: str, topic_ids: Mapping[str, str], partition_count: int
-    ) -> PartitionProgress:
+    async def _try_to_take_over(self, first: PartitionProgress) -> PartitionProgress:
+        """`first`: the row as it would be, had nobody had the partition before."""
         async with self._database.transaction() as connection:
-            before = await self._before_taking_over(connection, partition)
-            taken = replace(before, owner=owner)
+            before = await self._before_taking_over(connection, first.partition)
+            if before.epoch == first.epoch:
+                before = replace(before, history_from=first.history_from)
+            taken = replace(before, owner=first.owner)
             if not before.partition_count:
-                taken = replace(taken, partition_count=partition_count, topic_ids=topic_ids)
+                taken = replace(taken, partition_count=first.partition_count, topic_ids=first.topic_ids)
             now = self._writing.clock()
             await progress_rows.store_taking_over(connection, self._writing.topic_group, taken, now=now)
         return before

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import orjson
 
 from stream.core.errors import Fenced
 from stream.core.progress import Advance, PartitionProgress
@@ -22,7 +23,7 @@ _decode_keys = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def _json(value: Mapping[str, object] | Sequence[str]) -> str:
-    return msgspec.json.encode(value).decode()
+    return orjson.dumps(value).decode()
 
 
 def _progress_of(row: Row) -> PartitionProgress:
@@ -93,13 +94,14 @@ async def insert_progress(connection: Connection, topic_group: str, partition: i
 async def store_taking_over(connection: Connection, topic_group: str, taken: PartitionProgress, *, now: int) -> None:
     await connection.run(
         f"UPDATE `{_RELATION}` SET epoch = ?, owner = ?, partition_count = ?, topic_ids = ?, newest_conversion = ?,"
-        " updated_at = ? WHERE topic_group = ? AND partition_id = ?",
+        " history_from = ?, updated_at = ? WHERE topic_group = ? AND partition_id = ?",
         [
             taken.epoch,
             taken.owner,
             taken.partition_count,
             _json(taken.topic_ids),
             taken.newest_conversion,
+            taken.history_from,
             now,
             topic_group,
             taken.partition,

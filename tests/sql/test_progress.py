@@ -16,7 +16,7 @@ IDS = {"clicks": "a1", "conversions": "b2"}
 
 
 async def take_over(store: SqlFactStore, owner: str = "worker-1", *, partition: int = 0) -> PartitionProgress:
-    return await store.take_over(partition, owner=owner, topic_ids=IDS, partition_count=4)
+    return await store.take_over(partition, owner=owner, topic_ids=IDS, partition_count=4, history_from=0)
 
 
 async def test_a_partition_never_taken_begins_with_nothing(store: SqlFactStore) -> None:
@@ -51,7 +51,9 @@ async def test_each_taking_over_raises_the_epoch_and_tells_what_was(store_of: St
 async def test_other_topics_than_those_of_the_row_are_not_taken_for_granted(store: SqlFactStore) -> None:
     await take_over(store)
     for _ in range(2):
-        before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8)
+        before = await store.take_over(
+            0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8, history_from=0
+        )
         assert (before.topic_ids, before.partition_count) == (IDS, 4)
 
 
@@ -126,7 +128,7 @@ async def test_a_reset_shuts_everybody_out_and_forgets_offsets_and_topics(
         (2, "", {}, {}, 0),
     ]
     assert [(row.newest_conversion, row.watermark, row.unsettled_keys) for row in rows] == [(500, 0, ()), (500, 0, ())]
-    before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8)
+    before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8, history_from=0)
     assert (before.epoch, before.newest_conversion) == (3, 500)
     assert (await store.progress())[0].topic_ids == {"clicks": "new"}
 

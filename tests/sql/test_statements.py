@@ -26,7 +26,7 @@ NEEDS = Needs(
 
 
 async def do_everything(store: SqlFactStore, database: Database) -> None:
-    await store.take_over(0, owner="worker-1", topic_ids={"clicks": "a"}, partition_count=1)
+    await store.take_over(0, owner="worker-1", topic_ids={"clicks": "a"}, partition_count=1, history_from=0)
     for _ in range(2):
         async with store.transaction() as transaction:
             await transaction.pass_fence(advance(), after_failure=True)

@@ -96,10 +96,10 @@ class MemoryStore:
         return self._database.facts.read(needs)
 
     async def take_over(
-        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
         known = self._database.progress.get(partition)
-        before = known or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, 0, ())
+        before = known or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
         taken = replace(
             before,
             epoch=before.epoch + 1,

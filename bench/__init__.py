@@ -1,0 +1,1 @@
+"""How fast are we, beside others who do the same kind of job on the same events? docs/benchmarks.md tells the rest."""

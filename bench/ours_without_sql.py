@@ -1,0 +1,81 @@
+"""Our worker with a database that knows nothing and stores nothing: what is left is Kafka, the fold and the state.
+
+It is not a way to run: what state cannot answer stays unknown. It shows what SQL costs, and is comparable to peers that
+have none.
+"""
+
+import mode.loop
+
+mode.loop.use("uvloop")
+
+from collections.abc import Collection, Mapping, Sequence  # noqa: E402
+from contextlib import AbstractAsyncContextManager, nullcontext  # noqa: E402
+
+from stream.agents.ports import FactStore  # noqa: E402
+from stream.config import read_settings  # noqa: E402
+from stream.core.events import Click  # noqa: E402
+from stream.core.facts import Facts, Journey, Needs  # noqa: E402
+from stream.core.progress import Advance, PartitionProgress  # noqa: E402
+from stream.worker import JourneysWorker  # noqa: E402
+
+
+class NoTransaction:
+    """Every click is new, nothing is found, nothing is kept."""
+
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+        return ()
+
+    async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
+        return {}
+
+    async def replace_clicks(self, clicks: Sequence[Click]) -> None: ...
+
+    async def read(self, needs: Needs) -> Facts:
+        return Facts(histories=dict.fromkeys(needs.histories, ()))
+
+    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None: ...
+
+    async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None: ...
+
+
+class NoStore:
+    """A database for one worker that never dies."""
+
+    def __init__(self) -> None:
+        self._transaction = NoTransaction()
+
+    def transaction(self) -> AbstractAsyncContextManager[NoTransaction]:
+        return nullcontext(self._transaction)
+
+    async def read(self, needs: Needs) -> Facts:
+        return await self._transaction.read(needs)
+
+    async def take_over(
+        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
+    ) -> PartitionProgress:
+        return PartitionProgress(
+            partition=partition,
+            epoch=1,
+            owner=owner,
+            next_offsets={},
+            partition_count=partition_count,
+            topic_ids=topic_ids,
+            watermark=0,
+            newest_conversion=0,
+            history_from=history_from,
+            unsettled_keys=(),
+        )
+
+    async def progress(self) -> Sequence[PartitionProgress]:
+        return ()
+
+
+class WorkerWithoutSql(JourneysWorker):
+    """The product's worker in everything else."""
+
+    def _store(self) -> FactStore:
+        return NoStore()
+
+
+if __name__ == "__main__":
+    WorkerWithoutSql(read_settings()).run()

@@ -1,0 +1,1 @@
+"""The measured sketch of the engine, which the engine was designed from: what speed has to be beaten."""

@@ -1,0 +1,149 @@
+"""How does everything begin at the log's start again? Facts and journeys stay: reading them again changes nothing.
+
+The topics' ids and partition count are taken over by the worker that starts next: the reset only forgets the old ones.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
+
+from stream.clock import unix_now
+from stream.commands.log_access import writing
+from stream.commands.standing import GONE_STATES, SOURCES, read_group
+from stream.commands.topics import apply_topics, connected_admin, planned_topics
+from stream.config import Settings
+from stream.core.errors import StartRefused, StreamError
+from stream.core.progress import PartitionProgress
+from stream.topics import JOURNEYS_STATE, changelog_name
+from stream.wire.outgoing import OutgoingRecord
+from tables.sql.database import Database, open_database
+from tables.sql.facts import list_progress, reset_progress
+
+TOPIC_GONE_LIMIT_S = 30
+LEAVE_LIMIT_S = 13  # sessions end after 10
+_PAUSE_S = 0.1
+_NO_SUCH_GROUP = 69
+_GROUP_HAS_MEMBERS = 68
+
+
+class WorkersAlive(StreamError):
+    """A reset would pull the ground from under them."""
+
+
+async def check_reset(settings: Settings, say: Callable[[str], None]) -> None:
+    """Raises WorkersAlive, or StartRefused if a topic is missing or its partitions are not as they are planned."""
+    async with connected_admin(settings) as admin:
+        counts = await _partition_counts(admin)
+        _check_topics(settings, counts)
+        await _wait_for_nobody(settings, admin, say)
+
+
+async def _wait_for_nobody(settings: Settings, admin: AIOKafkaAdminClient, say: Callable[[str], None]) -> None:
+    """Kafka counts a worker that ended without a word, as one that refused to start does, until its session ends."""
+    now = asyncio.get_running_loop().time
+    deadline = now() + LEAVE_LIMIT_S
+    is_waiting = False
+    while True:
+        group = await read_group(admin, settings.app_id)
+        if not group.members and group.state in GONE_STATES:
+            return
+        if now() >= deadline:
+            raise _workers_alive(settings, group.members)
+        if not is_waiting:
+            say(f"the group still has members; waiting {LEAVE_LIMIT_S} s at most for them to leave")
+            is_waiting = True
+        await asyncio.sleep(_PAUSE_S)
+
+
+def _check_topics(settings: Settings, counts: Mapping[str, int]) -> None:
+    changelog = changelog_name(settings.app_id, JOURNEYS_STATE)
+    for topic in planned_topics(settings):
+        found = counts.get(topic.name)
+        if found is None and topic.name.removeprefix(settings.topic_prefix) in SOURCES:
+            raise StartRefused(
+                f'topic "{topic.name}" is missing', hint='"python -m stream topics apply" creates what is missing'
+            )
+        if found not in (None, topic.partitions) and topic.name != changelog:
+            raise StartRefused(
+                f'topic "{topic.name}" has {found} partitions, expected {topic.partitions}',
+                hint=f"set TOUCHSTREAM_PARTITIONS={found} for all commands and workers",
+            )
+
+
+async def reset_to_log_start(settings: Settings) -> None:
+    """Call `check_reset` first. Broken off in between it may be repeated, and until then no worker starts.
+
+    The group's offsets go last: while they are there, a worker refuses to start on a database that knows of none.
+    """
+    async with connected_admin(settings) as admin:
+        await _make_changelog_anew(settings, admin)
+        database = open_database(settings.database_url)
+        try:
+            await reset_progress(database, now=int(unix_now()))
+            await _begin_epochs(settings, database)
+        finally:
+            await database.close()
+        await _delete_group(settings, admin)
+
+
+async def _make_changelog_anew(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """The broker deletes no single records of a compacted topic, and after a change of counts it has the old one."""
+    changelog = changelog_name(settings.app_id, JOURNEYS_STATE)
+    answer = await admin.delete_topics([changelog])
+    for name, code in answer.topic_error_codes:
+        if code not in {0, UnknownTopicOrPartitionError.errno}:
+            raise StreamError(f'topic "{name}" could not be deleted: {for_code(code).__name__}')
+    async with asyncio.timeout(TOPIC_GONE_LIMIT_S):
+        counts = await _partition_counts(admin)
+        while changelog in counts:
+            await asyncio.sleep(_PAUSE_S)
+            counts = await _partition_counts(admin)
+    await apply_topics(settings)
+
+
+async def _begin_epochs(settings: Settings, database: Database) -> None:
+    """A worker that was stopped all this time may still write into the new changelog: recovery must not trust it."""
+    counts = {topic.name: topic.partitions for topic in planned_topics(settings)}
+    changelog = changelog_name(settings.app_id, JOURNEYS_STATE)
+    rows = [row for row in await list_progress(database) if row.partition < counts[changelog]]
+    async with writing(settings, [changelog]) as writer:
+        await writer.send(list(_epoch_records(changelog, rows)))
+
+
+def _epoch_records(changelog: str, rows: list[PartitionProgress]) -> Iterator[OutgoingRecord]:
+    for row in rows:
+        key, value = epoch_record(row.partition, row.epoch)
+        yield OutgoingRecord(changelog, row.partition, key, value, ())
+
+
+def epoch_record(partition: int, epoch: int) -> tuple[bytes, bytes]:
+    """What `stream.engine.changelog` writes when an epoch begins; a test holds the two together.
+
+    Written once more here, because a command that loads Faust takes a second longer.
+    """
+    return b"\0epoch:%d:%d" % (partition, epoch), epoch.to_bytes(8, "big")
+
+
+async def _delete_group(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    coordinator = await admin.find_coordinator(settings.app_id)
+    answer = await admin._client.send(coordinator, DeleteGroupsRequest([settings.app_id]))
+    for name, code in answer.results:
+        if code == _GROUP_HAS_MEMBERS:
+            raise _workers_alive(settings, 1)
+        if code not in {0, _NO_SUCH_GROUP}:
+            raise StreamError(f'offsets of group "{name}" could not be deleted: {for_code(code).__name__}')
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient) -> Mapping[str, int]:
+    # Asks for all topics: asking for one by name may create it.
+    return {each["topic"]: len(each["partitions"]) for each in await admin.describe_topics()}
+
+
+def _workers_alive(settings: Settings, members: int) -> WorkersAlive:
+    return WorkersAlive(
+        f'workers of group "{settings.app_id}" are alive: {members}',
+        hint="stop all of them, and whatever starts them again, then repeat this",
+    )
