@@ -166,7 +166,7 @@ class Settings:
     state_keys: int = _setting("STATE_KEYS", 1_000_000, _whole(1), "most journey keys that a worker holds in memory")
     align: bool = _setting("ALIGN", True, _switch, "merge clicks and conversions by time; off only to test")
     click_retention_days: int = _setting("CLICK_RETENTION_DAYS", 0, _no_retention, "0: no click is ever removed")
-    chunk_records: int = _setting("CHUNK_RECORDS", 1000, _whole(1, 100_000), "most records of one chunk")
+    chunk_records: int = _setting("CHUNK_RECORDS", 2000, _whole(1, 100_000), "most records of one chunk")
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> "Settings":

@@ -18,7 +18,7 @@ def wait_until_it_says_so(worker: Worker) -> None:
         status, page = worker.health("/readyz")
         return status == 503 and bool(json.loads(page)["waiting_for"])
 
-    wait_for(says_so, "/readyz to say what is waited for", seconds=60)
+    wait_for(says_so, "/readyz to say what is waited for", seconds=90)
 
 
 def installed(kafka: str, database_url: str, folder: Path) -> Installation:
