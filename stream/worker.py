@@ -38,6 +38,8 @@ from tables.sql.facts import SqlFactStore, Writing
 log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400
+_SILENT_SECONDS = 5.0
+_REPEATED_LOG_SECONDS = 10.0
 _SLOTS = 1000
 
 
@@ -152,6 +154,8 @@ class JourneysWorker:
         assigned = sorted(consumer.intakes) if consumer else []
         opened = consumer.opened() if consumer else []
         waiting_for = self.waiting_for
+        if consumer is not None and not waiting_for and consumer.silent_seconds() > _SILENT_SECONDS:
+            waiting_for = "an answer of the broker to a fetch"
         is_positioned = consumer is not None and consumer.is_positioned
         return {
             "ready": bool(is_positioned and assigned == opened and not waiting_for),
@@ -182,9 +186,26 @@ class JourneysWorker:
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT: drains, commits, returns. Exits the process for what it does not understand."""
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("aiokafka")]:
+            logging.getLogger(name).addFilter(_SeldomRepeated())
         gc.set_threshold(50_000, 20, 100)  # states are bytes; the collector would look through millions in vain
         worker = _Worker(self)
         worker.execute_from_commandline()
+
+
+class _SeldomRepeated(logging.Filter):
+    """While a broker is away, aiokafka says so dozens of times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        last = self._said_at.get(record.msg, float("-inf"))
+        if record.created - last < _REPEATED_LOG_SECONDS:
+            return False
+        self._said_at[record.msg] = record.created
+        return True
 
 
 class WorkerObserver(Observer):

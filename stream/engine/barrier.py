@@ -29,6 +29,7 @@ STEPS: tuple[Step, ...] = ("sql", "cache", "outputs", "changelog", "offsets")
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
+_SLOW_SECONDS = 5.0  # after which a step that still waits for its first answer is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +197,19 @@ class Barrier:
                 raise _Overtaken
             return work(tries)
 
+        slow = asyncio.get_running_loop().call_later(_SLOW_SECONDS, self._observer.waiting, "no answer yet")
         try:
-            return await patiently(attempt, self._observer.waiting)
+            result = await patiently(attempt, self._observer.waiting)
         except Fenced as fenced:
             # The new owner may be this very process, after a rebalance that gave it the partition again.
             if generation != self._consumer().generation:
                 raise _Overtaken from fenced
             raise
+        finally:
+            slow.cancel()
+        if slow.when() <= asyncio.get_running_loop().time():
+            self._observer.waiting("")
+        return result
 
 
 class _Overtaken(Exception):

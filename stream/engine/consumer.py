@@ -17,6 +17,7 @@ from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from stream.clock import unix_now
 from stream.core.errors import StartRefused
 from stream.engine.alignment import PartitionIntake
 from stream.engine.chunk import Chunk, Reader
@@ -64,6 +65,7 @@ class ChunkConsumer(driver.Consumer):
         self._fetching: asyncio.Task[Fetch | None] | None = None
         self._changelog_next: dict[TP, int] = {}
         self._is_draining = False
+        self._answered_at_ms = 0
 
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon)
@@ -74,6 +76,7 @@ class ChunkConsumer(driver.Consumer):
         """One round of Faust's drain loop: whatever a fetch brought, and the chunks that became ready."""
         fetch = await self._next_fetch()
         if fetch is not None and not self.should_stop:
+            self._answered_at_ms = max(self._answered_at_ms, fetch.answered_at_ms)
             for part in fetch.parts:
                 if not self._is_current(fetch):
                     self.counts["fetches_outdated"] += 1
@@ -204,6 +207,12 @@ class ChunkConsumer(driver.Consumer):
     def is_positioned(self) -> bool:
         """Under an assignment whose partitions, if there are any, were recovered and sought."""
         return not self._is_revoking and not self.app.rebalancing and self.generation > 0
+
+    def silent_seconds(self) -> float:
+        """How long no broker has answered a fetch; 0 where none was asked, for all buffers are full."""
+        if not self._answered_at_ms or not self._get_active_partitions() - self._full():
+            return 0.0
+        return max(0.0, unix_now() - self._answered_at_ms / 1000)
 
     def opened(self) -> list[int]:
         return sorted(self._open)
