@@ -77,7 +77,7 @@ check: packages  ## format, lint, types, rings, dependencies, topics, addresses
 bench: setup  ## speed beside its peers on this machine
 	@$(BIN)/python -m bench
 
-bench-check: setup  ## fails where speed fell behind what it must be
+bench-check: setup  ## a small run of every contestant: do they run, and are our rows right
 	@$(BIN)/python -m bench --check
 
 simulate: setup  ## random histories of events and crashes against an oracle, without servers

@@ -38,9 +38,9 @@ _CONVERSION = Conversion(
 )
 
 
-def click(click_id: int = 1, **fields: Any) -> Click:
+def click(click_id: int = 1, **fields: Any) -> Click:  # noqa: ANN401 - any field, of its own type
     return _CLICK._replace(click_id=click_id, **fields)
 
 
-def conversion(conv_id: int = 1, **fields: Any) -> Conversion:
+def conversion(conv_id: int = 1, **fields: Any) -> Conversion:  # noqa: ANN401 - any field, of its own type
     return _CONVERSION._replace(conv_id=conv_id, **fields)
