@@ -24,7 +24,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
     assert (settings.lookback_days, settings.allowed_lateness_seconds, settings.fire_interval_seconds) == (30, 3600, 5)
     assert settings.health == HostPort("127.0.0.1", 6066)
     assert (settings.state_keys, settings.align, settings.click_retention_days) == (1_000_000, True, 0)
-    assert (settings.data_dir, settings.chunk_records) == (Path("var"), 1000)
+    assert (settings.data_dir, settings.chunk_records) == (Path("var"), 2000)
 
 
 def test_each_setting_is_read_and_typed() -> None:

@@ -150,7 +150,8 @@ class JourneysHandler:
             unsettled = _unsettled_texts(folded, forgotten, restated)
             if unsettled:
                 await transaction.settle(chunk.partition, unsettled)
-        self._standings[chunk.partition] = standing
+        if self._standings[chunk.partition].epoch == standing.epoch:  # else it was taken anew while we committed
+            self._standings[chunk.partition] = standing
         found = await self._second_look(place, folded, restated)
         self._count(chunk, events, folded, found)
         states: dict[bytes, bytes | None] = dict.fromkeys(forgotten)

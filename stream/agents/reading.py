@@ -7,6 +7,10 @@ from stream.core.events import Click, Conversion
 from stream.core.keys import partition_of
 from stream.engine.chunk import Arrival, SourceRecord
 from stream.wire.decoding import EventDecoder, check_event_time
+from stream.wire.limits import MAX_EVENT_BYTES
+from stream.wire.reasons import Reason
+
+_HEADER_OVERHEAD = 10  # bytes at most for the two lengths
 
 
 class Misplaced(NamedTuple):
@@ -45,5 +49,14 @@ class EventReader:
         ordered_at = happened_at if happened_at < appended_at else appended_at
         partition = partition_of(event.user_id, event.campaign_id, self._partitions)
         if partition != record.partition:
-            return Arrival(record, ordered_at, Misplaced(event, partition))
+            return Arrival(record, ordered_at, _sent_on_or_refused(record, event, partition))
         return Arrival(record, ordered_at, event)
+
+
+def _sent_on_or_refused(record: SourceRecord, event: Click | Conversion, partition: int) -> Misplaced | InvalidEvent:
+    """With one more header the topic may not take it again: it is no larger than the topic allows, headers included."""
+    size = sum(_HEADER_OVERHEAD + len(name.encode()) + len(content or b"") for name, content in record.headers)
+    if size > MAX_EVENT_BYTES:
+        why = f"on the wrong partition, and its headers have {size} bytes, {MAX_EVENT_BYTES} are the limit"
+        return InvalidEvent(Reason.TOO_LARGE, why)
+    return Misplaced(event, partition)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import click
 
+from stream.commands.progress import refusal_of
 from stream.commands.showing import add_row, listing, show, utc
 from stream.commands.standing import SOURCES, STABLE, PartitionStanding, Standing, read_standing, reading_standing
 from stream.config import Settings, read_settings
@@ -32,15 +33,19 @@ class Waited:
     missing: list[str]
 
 
-def what_is_missing(standing: Standing) -> list[str]:
-    """A line for each thing that keeps the log from being drained."""
+def what_is_missing(settings: Settings, standing: Standing) -> list[str]:
+    """A line for each thing that keeps the log from being drained.
+
+    Offsets at the end of another log than the one that was read prove nothing: no worker would start on them.
+    """
     group = standing.group
     missing = []
     if not group.members:
         missing.append("no worker has joined the group")
     elif group.state != STABLE:
         missing.append(f"the group is not settled: {group.state}, members: {group.members}")
-    return missing + [line for each in standing.partitions if (line := _missing_of(each))]
+    missing += [line for each in standing.partitions if (line := _missing_of(each))]
+    return missing + [str(refusal) for each in standing.partitions if (refusal := refusal_of(settings, standing, each))]
 
 
 def _missing_of(each: PartitionStanding) -> str:
@@ -79,7 +84,7 @@ async def _watch(settings: Settings, deadline: float, waited: Waited, say: Calla
             news_at = now() + NEWS_S
             while True:
                 waited.standing = await reader.read()
-                waited.missing = what_is_missing(waited.standing)
+                waited.missing = what_is_missing(settings, waited.standing)
                 if not waited.missing or now() >= deadline:
                     return True
                 if now() >= news_at:
@@ -177,7 +182,7 @@ def command(is_json: bool, wait_drained: int | None) -> None:
     settings = read_settings()
     if wait_drained is None:
         standing = asyncio.run(read_standing(settings))
-        waited = Waited(standing, what_is_missing(standing))
+        waited = Waited(standing, what_is_missing(settings, standing))
     else:
         waited = asyncio.run(_waiting(settings, wait_drained, is_silent=is_json))
     if is_json:

@@ -57,6 +57,8 @@ class Folded:
     rekeyed_clicks: Sequence[int]  # indexes into the chunk's clicks
     rekeyed_conversions: Sequence[int]  # indexes into the chunk's conversions
     counts: Counter[str] = field(default_factory=Counter)
+    # Converting clicks that another partition may store or change, as they were when read.
+    borrowed_clicks: Mapping[int, Click | None] = field(default_factory=dict)
 
 
 class Folding:
@@ -213,17 +215,17 @@ class Folding:
         group = self._groups[Group(conversion.click_id, conversion.transaction_id)]
         return Outcome.COUNTED if counting(group.values()) == conversion else Outcome.DUPLICATE
 
-    def _displaced(self) -> frozenset[int]:
+    def _displaced(self) -> dict[int, Conversion]:
         """Conversions beside the counting one of each group at work: whoever wrote their log rows, they must go."""
         affected = set(self._affected)
         at_work = (self._current[conv_id] for conv_id in self._affected)
         groups = {Group(each.click_id, each.transaction_id) for each in at_work if each.transaction_id}
-        return frozenset(
-            conv_id
+        return {
+            conv_id: conversion
             for group in groups
             for conv_id, conversion in self._groups[group].items()
             if conv_id not in affected and counting(self._groups[group].values()) != conversion
-        )
+        }
 
     def find_keys(self) -> None:
         for conv_id in self._affected:
@@ -271,22 +273,38 @@ class Folding:
 
     def finish(self) -> Folded:
         journeys = [self._journey(conv_id) for conv_id in self._affected]
+        displaced = self._displaced()
         changed = [journey for journey in journeys if journey != self._stored.get(journey.conversion.conv_id)]
         self._counts["journeys.written"] += len(journeys)
         self._counts["journeys.corrected"] += sum(journey.version > 1 for journey in changed)
         return Folded(
             journeys=journeys,
             previous_hours=self._previous_hours(journeys),
-            displaced=self._displaced(),
+            displaced=frozenset(displaced),
             states=self._states,
             unsettled=frozenset(self._unsettled),
-            restated=frozenset(self._restated),
+            # Of those displaced elsewhere too: their log rows are gone, and should this chunk come again together with
+            # news that makes them count, nobody else would see that they need to be written again.
+            restated=frozenset(self._restated).union(
+                conv_id for conv_id, conversion in displaced.items() if not self._place.owns(conversion)
+            ),
             newest_conversion=max((self._current[conv_id].conv_time for conv_id in self._affected), default=0),
             clicks=frozenset(self._settled.winners),
+            borrowed_clicks=self._borrowed_clicks(),
             rekeyed_clicks=self._settled.rekeyed,
             rekeyed_conversions=self._rekeyed_conversions,
             counts=self._counts,
         )
+
+    def _borrowed_clicks(self) -> dict[int, Click | None]:
+        """None: not known. A click without a campaign lies in one partition and may get its campaign in another."""
+        named = {self._current[conv_id].click_id for conv_id in self._affected}
+        clicks = {click_id: self._clicks.get(click_id) for click_id in named}
+        return {
+            click_id: click
+            for click_id, click in clicks.items()
+            if click is None or click.campaign_id == NO_CAMPAIGN or not self._place.owns(click)
+        }
 
     def _previous_hours(self, journeys: Sequence[Journey]) -> dict[int, int]:
         hours = {}
@@ -327,9 +345,17 @@ class Folding:
         assert newest is not None, "a history was not asked for"
         is_incomplete = len(newest) < JOURNEY_LIMIT and window.since < self._place.history_from
         if is_incomplete and stored is not None and stored.key == key:
-            # What is gone cannot be computed again; what was stored of it stands in.
-            gone = {touch for touch in stored.touches if window.since <= touch.click_time < self._place.history_from}
-            newest = sorted({*newest, *(touch for touch in gone if touch.moment <= window.until)})[-JOURNEY_LIMIT:]
+            # What is gone cannot be computed again; what was stored of it stands in. A click that SQL has is not gone:
+            # it stands where it stands now, or no longer.
+            present = {touch.click_id for touch in newest} | self._clicks.keys() | {conversion.click_id}
+            gone = [
+                touch
+                for touch in stored.touches
+                if window.since <= touch.click_time < self._place.history_from
+                and touch.moment <= window.until
+                and touch.click_id not in present
+            ]
+            newest = sorted([*newest, *gone])[-JOURNEY_LIMIT:]
         return assemble(key, newest, converting_touch(conversion, click)), is_incomplete
 
     def _count_lookup(self, reason: str, asked: object) -> None:

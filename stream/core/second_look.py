@@ -27,9 +27,8 @@ def second_look_needs(place: Place, folded: Folded) -> Needs | None:
         return None
     # Also of conversions without a transaction: they may have had one, and left a sibling that counts now.
     grouped = {journey.conversion.click_id for journey in folded.journeys}
-    lacking = frozenset(journey.conversion.click_id for journey in folded.journeys if journey.click_unknown)
     named = folded.clicks | grouped
-    return Needs(conversions_of_clicks=named, clicks=lacking) if named or lacking else None
+    return Needs(conversions_of_clicks=named, clicks=frozenset(folded.borrowed_clicks)) if named else None
 
 
 def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence[SentOn]:
@@ -45,11 +44,16 @@ def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence
         counts = not conversion.deleted and (not conversion.transaction_id or counting(group) == conversion)
         if conversion.click_id in folded.clicks and not place.owns(conversion):
             found.append(SentOn(conversion, "click"))
-        elif (journey.outcome is Outcome.COUNTED) != counts:
+        elif (journey.outcome is Outcome.COUNTED) != counts or (counts and conversion.conv_id in folded.displaced):
             found.append(SentOn(conversion, "transaction"))
     found += [
         SentOn(journey.conversion, "click")
         for journey in folded.journeys
-        if journey.click_unknown and journey.conversion.click_id in facts.clicks
+        if _is_outdated(journey.conversion.click_id, folded, facts)
     ]
     return found
+
+
+def _is_outdated(click_id: int, folded: Folded, facts: Facts) -> bool:
+    """True if another partition stored or changed the click after this chunk had read it."""
+    return click_id in folded.borrowed_clicks and facts.clicks.get(click_id) != folded.borrowed_clicks[click_id]

@@ -12,6 +12,7 @@ from stream.core.errors import StartRefused
 from stream.engine.changelog import StateTable
 from stream.engine.consumer import ChunkConsumer, ChunkTransport, Intake
 from stream.engine.outbox import Outbox
+from stream.engine.recovering import PatientTables
 from stream.engine.schema import WholeChunkSchema
 
 _DRAIN_SECONDS = 6.0
@@ -103,6 +104,7 @@ def build_app(engine: EngineSettings) -> ChunkApp:
         broker_credentials=engine.credentials,
         datadir=str(engine.data_dir),
         store="memory://",
+        TableManager=PatientTables,
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,

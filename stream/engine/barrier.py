@@ -157,15 +157,18 @@ class Barrier:
         finally:
             consumer.finish_chunk(chunk.partition)
 
-    async def _pass_through(self, chunk: Chunk, consumer: ChunkConsumer) -> None:
+    async def _pass_through(self, chunk: Chunk, consumer: ChunkConsumer, *, is_refused: bool = False) -> None:
+        """`is_refused`: nothing is left of the data, so whatever the database refuses now lies elsewhere."""
         clock = _Stopwatch()
         try:
             stored: Stored = await self._patiently(
                 chunk.generation, lambda tries: self._handler.store(chunk, is_repeated=tries > 0)
             )
         except RefusedByDatabase as error:
+            if is_refused:
+                raise
             for part in self._narrowed(chunk, error):
-                await self._pass_through(part, consumer)
+                await self._pass_through(part, consumer, is_refused=len(chunk.arrivals) == 1)
             return
         self._done("sql", chunk, clock)
         await self._handler.delete_cached(stored)

@@ -142,6 +142,7 @@ class StateTable(faust.Table[bytes, bytes]):
     """The changelog-backed table of an engine; `kept` is its state in memory."""
 
     bound = 1_000_000
+    _tenure = 0  # one more whenever everything kept was dropped
     outbox: Callable[[], Outbox]  # of the app that the table belongs to
 
     def _new_store(self) -> KeptStates:
@@ -157,25 +158,32 @@ class StateTable(faust.Table[bytes, bytes]):
         return topic
 
     async def begin_epoch(self, partition: int, epoch: int, forget: Iterable[bytes]) -> None:
-        """First write of a new owner: from here on, recovery trusts no value of an older epoch."""
+        """First write of a new owner: from here on, recovery trusts no value of an older epoch.
+
+        Not noted as read: nobody waits for it at a revoke, so another owner may have written before it.
+        """
         mark = _MARK + b"%d:%d" % (partition, epoch)
         await self._send(partition, {mark: b""} | dict.fromkeys(forget), epoch)
 
     async def write(self, partition: int, epoch: int, values: Mapping[bytes, bytes | None]) -> None:
         """Keep the values and return once the changelog has acknowledged them."""
         self.kept.put_states(partition, values)
-        await self._send(partition, values, epoch)
+        tenure = self._tenure
+        acknowledged = await self._send(partition, values, epoch)
+        if tenure == self._tenure:
+            self._note_written(self.changelog_topic.get_topic_name(), partition, acknowledged)
 
-    async def _send(self, partition: int, values: Mapping[bytes, bytes | None], epoch: int) -> None:
+    async def _send(
+        self, partition: int, values: Mapping[bytes, bytes | None], epoch: int
+    ) -> list[tuple[RecordMetadata, int]]:
         if not values:
-            return
+            return []
         prefix = epoch.to_bytes(_EPOCH_BYTES, "big")
         topic = self.changelog_topic.get_topic_name()
-        acknowledged = await self.outbox().send(
+        return await self.outbox().send(
             OutgoingRecord(topic, partition, key, None if value is None else prefix + value, ())
             for key, value in values.items()
         )
-        self._note_written(topic, partition, acknowledged)
 
     def _note_written(self, topic: str, partition: int, acknowledged: list[tuple[RecordMetadata, int]]) -> None:
         # What this process wrote it need not read again at the next rebalance.
@@ -186,7 +194,11 @@ class StateTable(faust.Table[bytes, bytes]):
             recovery.active_offsets[tp] = metadata.offset + count - 1
 
     def forget_all(self) -> None:
-        """After a revoke that may have come too late: nothing kept here can be trusted."""
+        """After a revoke that may have come too late: nothing kept here can be trusted.
+
+        Nor what a chunk still under way will have written: its offset would end the next recovery too early.
+        """
+        self._tenure += 1
         recovery = cast(TableManager, self.app.tables).recovery
         topic = self.changelog_topic.get_topic_name()
         for partition in list(self.kept.partitions):

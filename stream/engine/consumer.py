@@ -111,7 +111,7 @@ class ChunkConsumer(driver.Consumer):
     async def _fetch(self, seconds: float) -> Fetch | None:
         active = self._get_active_partitions() - self._full()
         if not active:
-            await asyncio.sleep(seconds)
+            await self._thread.rest(seconds)  # type: ignore[attr-defined]
             return None
         fetch: Any = await self._thread.getmany(active, seconds)  # Faust's type is of single records
         return cast(Fetch, fetch)
@@ -139,22 +139,32 @@ class ChunkConsumer(driver.Consumer):
         if part.start > expected:
             self.counts["gaps"] += 1
             log.warning("fetch of %s began at %s instead of %s: seeking back", part.tp, part.start, expected)
-            await self._seek(part.tp, expected)
+            # Where the log no longer reaches back that far, seeking would lead here for ever.
+            if await self._holds(part.tp, expected):
+                await self._seek(part.tp, expected)
             return
         if part.next <= expected:
             self.counts["rewinds"] += 1
             return
-        if not part.records or part.records[0].offset > expected:
-            await self._refuse_lost_records(part.tp, expected)
+        # Offsets without a record are markers or compaction, unless the log no longer reaches back that far.
+        has_begun_later = not part.records or part.records[0].offset > expected
+        if has_begun_later and not await self._holds(part.tp, expected):
+            return
         read = self.intake.read
         arrivals = [read(record) for record in part.records if record.offset >= expected]
         intake.add(part.tp.topic, arrivals, part.next)
 
-    async def _refuse_lost_records(self, tp: TP, expected: int) -> None:
-        """Offsets without a record are markers or compaction, unless the log no longer reaches back that far."""
-        begins = await self.earliest_offsets(tp)
-        if (begins[tp] or 0) > expected:
-            self.on_lost_records(records_removed(tp.topic, tp.partition, expected, begins[tp]))
+    async def _holds(self, tp: TP, expected: int) -> bool:
+        """Does the log reach back to this offset? Ends the process if not; False, and sought back, if nobody says."""
+        try:
+            begins = (await self.earliest_offsets(tp))[tp] or 0
+        except KafkaError as error:
+            log.warning("beginning of %s unknown, reading from %s once more: %r", tp, expected, error)
+            await self._seek(tp, expected)
+            return False
+        if begins > expected:
+            self.on_lost_records(records_removed(tp.topic, tp.partition, expected, begins))
+        return begins <= expected
 
     async def _seek(self, tp: TP, offset: int) -> None:
         # seek_wait runs in the consumer thread; Consumer.seek() does not, and loses a race with a fetch under way.

@@ -1,5 +1,6 @@
 """The consumer thread's half: whole fetches with the positions they span, instead of single records."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from faust.transport.drivers.aiokafka import ConsumerStoppedError  # type: ignor
 from faust.types import TP
 
 from stream.engine.chunk import SourceRecord
+from stream.engine.header_names import read_any_header_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
     """Fetches for `ChunkConsumer`. Touches private parts of aiokafka; tests/engine/test_private_parts.py pins them."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        read_any_header_name()
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for read_uncommitted; records of aborted transactions are no events.
         consumer._isolation_level = "read_committed"
@@ -68,6 +71,19 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             if fetched or start != position:
                 parts.append(Fetched(TP(tp.topic, tp.partition), fetched, start, position))
         return Fetch(self.app.consumer_generation_id, parts, self._ends(consumer), self._answered_at_ms(consumer))
+
+    async def rest(self, seconds: float) -> None:
+        """Fetch nothing for a while, and still count as one who polls.
+
+        aiokafka leaves the group for good where nobody has fetched for `broker_max_poll_interval`: a worker that waits
+        for partitions would never get any, and one that waits for the database would lose its own.
+        """
+        await self.call_thread(self._rest, self._ensure_consumer(), seconds)
+
+    @staticmethod
+    async def _rest(consumer: aiokafka.AIOKafkaConsumer, seconds: float) -> None:
+        with consumer._fetcher._subscriptions.fetch_context():
+            await asyncio.sleep(seconds)
 
     @staticmethod
     def _states(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, Any]:

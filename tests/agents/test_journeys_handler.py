@@ -1,6 +1,7 @@
 """What the journeys agent does with a chunk: facts, outputs, states, and what is left for the next owner."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 import pytest
@@ -441,3 +442,21 @@ def test_what_is_unsettled_survives_its_texts(
     texts = _unsettled_texts(folded, frozenset(map(encode_key, forgotten)), restated_before)
     read = _unsettled_of(msgspec.json.decode(msgspec.json.encode(texts)))
     assert read == (frozenset(map(encode_key, unsettled_keys | forgotten)), restated | restated_before)
+
+
+async def test_a_chunk_that_commits_while_its_partition_is_taken_anew_does_not_bring_back_the_old_epoch(
+    agent: Agent, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = store.transaction
+
+    @contextlib.asynccontextmanager
+    async def taken_behind_it() -> AsyncIterator[object]:
+        async with transaction() as own:
+            yield own
+        monkeypatch.setattr(store, "transaction", transaction)
+        await agent.handler.take(HOME, {})
+
+    monkeypatch.setattr(store, "transaction", taken_behind_it)
+    await agent.work(agent.chunk(CLICK))
+    await agent.work(agent.chunk(CONVERSION))  # fenced, if it still thought itself of the old epoch
+    assert touches(store, 9) == [5]

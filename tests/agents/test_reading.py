@@ -11,7 +11,7 @@ from stream.core.events import Click, Conversion
 from stream.core.keys import partition_of, record_key
 from stream.engine.chunk import Arrival
 from stream.wire.encoding import encode_click, encode_conversion
-from stream.wire.limits import MAX_EVENT_AHEAD_SECONDS
+from stream.wire.limits import MAX_EVENT_AHEAD_SECONDS, MAX_EVENT_BYTES
 from stream.wire.reasons import Reason
 from tests.support import strategies
 
@@ -116,3 +116,19 @@ def test_a_good_event_is_itself_at_home_and_misplaced_elsewhere(
 @given(st.binary(max_size=200))
 def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(read(value).content, InvalidEvent | Click | Misplaced)
+
+
+@pytest.mark.parametrize("headers", [(("x", bytes(MAX_EVENT_BYTES)),), (("", None),) * 7_000])
+def test_a_record_that_its_headers_make_too_large_to_be_sent_on_is_refused(
+    headers: tuple[tuple[str, bytes | None], ...],
+) -> None:
+    value = encode_click(CLICK)
+
+    def content(partition: int) -> object:
+        record = ConsumerRecord("t-clicks", partition, 7, APPENDED_AT * 1000, 1, None, value, None, 0, 0, headers)
+        return reader()(record).content
+
+    refused = content(HOME + 1)
+    assert isinstance(refused, InvalidEvent)
+    assert refused.reason == Reason.TOO_LARGE
+    assert content(HOME) == CLICK  # nothing has to be sent

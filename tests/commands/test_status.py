@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from stream.commands.standing import Group, PartitionStanding, Place, Standing
+from stream.commands.standing import SOURCES, Group, PartitionStanding, Place, Standing
 from stream.commands.status import what_is_missing
+from stream.config import Settings
 from stream.core.keys import partition_of, record_key
 from stream.core.progress import PartitionProgress
 from tests.support import golden
@@ -252,7 +253,7 @@ def standing(
 
 
 def test_nothing_is_missing_when_kafka_and_database_reach_the_end() -> None:
-    assert what_is_missing(standing()) == []
+    assert what_is_missing(Settings(), standing()) == []
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,35 @@ def test_nothing_is_missing_when_kafka_and_database_reach_the_end() -> None:
     ],
 )
 def test_what_is_missing_is_named(seen: Standing, expected: str) -> None:
-    assert what_is_missing(seen) == [expected]
+    assert what_is_missing(Settings(), seen) == [expected]
 
 
 def test_a_partition_without_records_needs_no_owner() -> None:
     empty = PartitionStanding(0, {"clicks": Place(5, 5, None, None)}, "", None)
-    assert what_is_missing(Standing(Group("Stable", 1, {}), [empty], {}, {})) == []
+    assert what_is_missing(Settings(), Standing(Group("Stable", 1, {}), [empty], {}, {})) == []
+
+
+def both_topics(*, place: Place, topic_id: str = "id") -> Standing:
+    """A partition as a worker is given it; the database has read as far as Kafka has committed."""
+    offsets = dict.fromkeys(SOURCES, place.committed or 0)
+    row = PartitionProgress(0, 1, "worker", offsets, 1, dict.fromkeys(SOURCES, "id"), 0, 0, 0, ())
+    each = PartitionStanding(0, dict.fromkeys(SOURCES, place), "member", row)
+    return Standing(Group("Stable", 1, {}), [each], dict.fromkeys(SOURCES, topic_id), {})
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (both_topics(place=Place(0, 10, 10, 10), topic_id="another"), "was created anew"),
+        (both_topics(place=Place(0, 10, 20, 20)), "ends at offset 10, but was read up to 20"),
+        (both_topics(place=Place(10, 10, 4, 4)), "from offset 4 to 10 were removed before they were processed"),
+    ],
+)
+def test_a_log_that_is_not_the_one_that_was_read_is_not_drained(seen: Standing, reason: str) -> None:
+    # A worker that is about to refuse its start is a member of the group for a moment.
+    (missing,) = what_is_missing(Settings(), seen)
+    assert reason in missing
+
+
+def test_a_log_that_was_read_to_its_end_is_drained() -> None:
+    assert what_is_missing(Settings(), both_topics(place=Place(3, 10, 10, 10))) == []

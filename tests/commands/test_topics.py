@@ -60,6 +60,9 @@ async def test_another_partition_count_is_refused_before_anything_is_made(
 ) -> None:
     name = f"{settings.topic_prefix}clicks"
     await admin.create_topics([NewTopic(name, 3, 1)])
+    async with asyncio.timeout(30):
+        while not any("has 3 partitions" in line for line in await compare_topics(settings)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # a topic is there a moment after it was made
     with pytest.raises(StartRefused) as caught:
         await apply_topics(settings)
     assert str(caught.value) == f'topic "{name}" has 3 partitions, expected 2'

@@ -41,3 +41,24 @@ def test_a_journey_of_25_clicks_lacks_nothing_however_early_its_window_begins() 
     folded(facts, *clicks, conversion(1, click_id=25, conv_time=700), history_from=KNOWN_FROM)
     assert len(facts.journeys[1].touches) == 25
     assert not facts.journeys[1].incomplete
+
+
+def test_a_click_that_was_revised_stands_once_and_as_it_is_now() -> None:
+    facts = MemoryFacts()
+    sale = conversion(1, click_id=3, conv_time=1200)
+    early = click(1, click_time=300)
+    folded(facts, early, click(3, click_time=1100), sale, history_from=KNOWN_FROM)
+    folded(facts, early._replace(ppc_account_id=9, revised_at=1), history_from=KNOWN_FROM)
+    assert [(touch.click_id, touch.ppc_account_id) for touch in facts.journeys[1].touches] == [(1, 9), (3, 0)]
+    folded(facts, early._replace(click_time=310, revised_at=2), history_from=KNOWN_FROM)
+    assert [(touch.click_id, touch.click_time) for touch in facts.journeys[1].touches] == [(1, 310), (3, 1100)]
+    folded(facts, early._replace(visitor_id="v", revised_at=3), history_from=KNOWN_FROM)
+    assert [touch.click_id for touch in facts.journeys[1].touches] == [3]
+
+
+def test_the_word_on_an_unknown_converting_click_stands_once_after_it_changed() -> None:
+    facts = MemoryFacts()
+    sale = conversion(1, click_id=3, click_time=300, conv_time=1200)
+    folded(facts, sale, history_from=KNOWN_FROM)
+    folded(facts, sale._replace(click_time=310, revised_at=1), history_from=KNOWN_FROM)
+    assert [(touch.click_id, touch.click_time) for touch in facts.journeys[1].touches] == [(3, 310)]

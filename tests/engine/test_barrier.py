@@ -27,6 +27,7 @@ class World:
         self.failures: dict[str, list[BaseException]] = defaultdict(list)
         self.doors: dict[int, asyncio.Event] = {}  # a partition's `store` waits here
         self.refused_offsets: set[int] = set()
+        self.refuses_everything = False
         self.generation = 1
         self.rebalances_while_taking = 0
         self.admitted: set[int] = set()
@@ -58,6 +59,8 @@ class World:
         if part.partition in self.doors:
             await self.doors[part.partition].wait()
         for each in part.arrivals:
+            if self.refuses_everything:
+                raise RefusedByDatabase("whatever it is")
             if each.record.offset in self.refused_offsets and not isinstance(each.content, InvalidEvent):
                 raise RefusedByDatabase("no such value")
         return Stored((OUTPUT,), {b"k": _name(part).encode()}, (1,))
@@ -238,6 +241,14 @@ async def test_each_half_passes_all_steps_before_the_next_begins(barrier: Barrie
     passed = ["cache", "send", "changelog", "commit"]
     assert world.calls() == ["store 0[0,0]", *(["store 0[0]", "store 0[0]", *passed] * 2)]
     assert world.committed == [{A: 1, B: 0}, {A: 1, B: 1}]
+
+
+async def test_a_database_that_refuses_the_dead_letter_too_stops_the_process(barrier: Barrier, world: World) -> None:
+    world.refuses_everything = True
+    await driven(barrier, world, chunk((A, 1), (A, 2)))
+    assert world.calls() == ["store 0[1,2]", "store 0[1]", "store 0[1]"]
+    assert [type(error) for error in world.failed] == [RefusedByDatabase]
+    assert world.committed == []
 
 
 async def test_a_database_that_refuses_offsets_alone_stops_the_process(barrier: Barrier, world: World) -> None:

@@ -1,5 +1,8 @@
 """State in memory: bounded, recovered in bulk, and never from a worker that had already lost the partition."""
 
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +11,12 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.engine.changelog import KeptStates
+from stream.engine.app import EngineSettings, build_app
+from stream.engine.changelog import KeptStates, StateTable
+from stream.engine.chunk import Arrival
+from stream.engine.consumer import Intake
 from stream.engine.fetching import Fetched
+from stream.wire.outgoing import OutgoingRecord
 from tests.engine.arrivals import record
 
 CHANGELOG = "app-state-changelog"
@@ -228,3 +235,57 @@ def test_the_bound_always_holds_and_the_last_write_is_never_lost_to_it(
         newest = [key for key, content in states.items() if content is not None][-1:]
         room = bound - sum(len(one) for other, one in kept.partitions.items() if other != partition)
         assert all(kept.get_state(partition, key) == states[key] for key in newest if room > 0)
+
+
+# How far the changelog need not be read again
+
+
+class SlowOutbox:
+    """Acknowledges once the door is open, at offset 100."""
+
+    def __init__(self) -> None:
+        self.door = asyncio.Event()
+
+    async def send(self, records: Iterable[OutgoingRecord]) -> list[Any]:
+        count = len(list(records))
+        await self.door.wait()
+        return [(SimpleNamespace(offset=100), count)]
+
+
+def state_table(tmp_path: Path, outbox: SlowOutbox) -> tuple[StateTable, Any]:
+    """Of an app as the worker builds it, with the partition 0 assigned; and what its recovery knows of offsets."""
+    intake = Intake(("clicks", "conversions"), lambda one: Arrival(one, 0, None), 10, is_aligned=True)
+    app = build_app(EngineSettings("app", ("127.0.0.1:1",), None, tmp_path, 1, 10, "state", intake))
+    made, sends_through = app.state_table, lambda: outbox
+    made.outbox = sends_through  # type: ignore[assignment]
+    manager: Any = app.tables
+    manager.recovery.active_tps.add(TP(CHANGELOG, 0))
+    return made, manager.recovery.active_offsets
+
+
+async def test_what_a_chunk_wrote_is_not_read_again(tmp_path: Path) -> None:
+    outbox = SlowOutbox()
+    made, offsets = state_table(tmp_path, outbox)
+    outbox.door.set()
+    await made.write(0, 1, {b"a": b"1", b"b": b"2"})
+    assert offsets[TP(CHANGELOG, 0)] == 101
+
+
+async def test_a_chunk_that_outlives_an_unclean_revoke_does_not_shorten_the_next_recovery(tmp_path: Path) -> None:
+    outbox = SlowOutbox()
+    made, offsets = state_table(tmp_path, outbox)
+    writing = asyncio.ensure_future(made.write(0, 1, {b"a": b"1"}))
+    await asyncio.sleep(0)
+    made.forget_all()
+    outbox.door.set()
+    await writing
+    assert TP(CHANGELOG, 0) not in offsets
+    assert made.kept.get_state(0, b"a") is None
+
+
+async def test_the_mark_of_an_epoch_hides_nothing_that_another_owner_wrote_before_it(tmp_path: Path) -> None:
+    outbox = SlowOutbox()
+    made, offsets = state_table(tmp_path, outbox)
+    outbox.door.set()
+    await made.begin_epoch(0, 1, [b"a"])
+    assert TP(CHANGELOG, 0) not in offsets

@@ -15,15 +15,19 @@ import faust
 import mode
 import pytest
 from aiokafka.client import AIOKafkaClient
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.consumer.fetcher import Fetcher, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
 from faust.serializers.schemas import Schema
 from faust.stores.base import Store
 from faust.streams import Stream
+from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
@@ -76,6 +80,11 @@ METHODS: list[tuple[Any, str, tuple[str, ...]]] = [
     (Stream, "events", ()),
     (Fetcher, "fetched_records", ("partitions", "timeout", "max_records")),
     (SubscriptionState, "fetch_context", ()),
+    (Recovery, "_wait", ("coro", "timeout")),
+    (MemoryRecords, "has_next", ()),
+    (MemoryRecords, "next_batch", ()),
+    (MemoryRecords, "size_in_bytes", ()),
+    (_DefaultRecordBatchPy, "_maybe_uncompress", ()),
     (Assignment, "state_value", ("tp",)),
     (aiokafka.AIOKafkaConsumer, "commit", ("offsets",)),
     (aiokafka.AIOKafkaConsumer, "beginning_offsets", ("partitions",)),
@@ -130,6 +139,20 @@ BEHAVIOURS: list[tuple[Any, str, str]] = [
         "self._committed_offset.pop(tp, None)",
         "no committed offset of an older assignment",
     ),
+    (vars(TableManager)["recovery"].fget, "self._recovery = Recovery(", "our recovery in its place"),
+    (Recovery.on_recovery_completed, "await self._wait(", "what recovery waits for passes through our _wait"),
+    (
+        aiokafka_fetcher.Fetcher._proc_fetch_request,
+        "records = MemoryRecords(part_data[-1])",
+        "fetched bytes pass through our LenientRecords",
+    ),
+    (PartitionRecords._unpack_records, "for record in next_batch:", "a batch is decoded by its iterator"),
+    (
+        _DefaultRecordBatchPy._read_msg,
+        'buffer[pos : pos + h_key_len].decode("utf-8")',
+        "header names are decoded by the buffer",
+    ),
+    (GroupCoordinator, "self._subscription.fetcher_idle_time", "who rests within fetch_context stays in the group"),
     (Thread._create_consumer, "self._create_worker_consumer(transport)", "our isolation level and waiting time"),
     (
         aiokafka.AIOKafkaConsumer.start,

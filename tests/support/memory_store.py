@@ -33,9 +33,9 @@ class MemoryTransaction:
         self._owner = owner
 
     async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
-        row = self._database.progress[advance.partition]
-        if (row.owner, row.epoch) != (self._owner, advance.epoch):
-            raise Fenced(f"partition {advance.partition} belongs to {row.owner}")
+        row = self._database.progress.get(advance.partition)
+        if row is None or (row.owner, row.epoch) != (self._owner, advance.epoch):
+            raise Fenced(f"partition {advance.partition} belongs to {row.owner if row else 'nobody'}")
         self._database.progress[advance.partition] = replace(
             row,
             next_offsets=dict(advance.next_offsets),
@@ -98,17 +98,17 @@ class MemoryStore:
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
-        known = self._database.progress.get(partition)
-        before = known or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
-        taken = replace(
-            before,
-            epoch=before.epoch + 1,
-            owner=owner,
-            topic_ids=before.topic_ids or topic_ids,
-            partition_count=before.partition_count or partition_count,
-        )
-        self._database.progress[partition] = taken
-        return replace(before, epoch=taken.epoch)
+        rows = self._database.progress
+        before = rows.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
+        before = replace(before, epoch=before.epoch + 1)
+        if not before.partition_count:
+            newest = max((row.newest_conversion for row in rows.values()), default=0)
+            before = replace(before, newest_conversion=newest)
+        taken = replace(before, owner=owner)
+        if not before.partition_count:
+            taken = replace(taken, topic_ids=topic_ids, partition_count=partition_count)
+        rows[partition] = taken
+        return before
 
     async def progress(self) -> Sequence[PartitionProgress]:
-        return list(self._database.progress.values())
+        return [row for _, row in sorted(self._database.progress.items())]
