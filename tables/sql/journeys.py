@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.core.events import Conversion
+from stream.core.events import Conversion, is_rekeyed_conversion
 from stream.core.facts import EnteredNeed, Journey, Outcome, Touch
 from stream.core.money import Units
 from tables.sql.connections import Connection, Row
+from tables.sql.errors import DuplicateKey, TransactionConflict
 from tables.sql.inserts import Insert, money, optional_money, text_literal, whole_list
 from tables.sql.selects import in_batches, units
 
@@ -85,11 +86,30 @@ def _literal(stored: _Stored) -> str:
     return f"({','.join('NULL' if value is None else str(value) for value in values)})"
 
 
+_NEW = Insert(_RELATION, _WRITTEN, _literal, _parameters)
 _UPSERT = Insert(_RELATION, _WRITTEN, _literal, _parameters, identity="conv_id")
+_FIRST_VERSION = 1
 
 
 async def write_journey_rows(connection: Connection, journeys: Sequence[Journey], *, updated_at: int) -> None:
-    await connection.insert(_UPSERT, [_Stored(journey, updated_at) for journey in journeys])
+    """Raises TransactionConflict where another partition has just stored one of the ids for another user or click."""
+    new = [journey for journey in journeys if journey.version == _FIRST_VERSION]
+    known = [_Stored(journey, updated_at) for journey in journeys if journey.version != _FIRST_VERSION]
+    if known:
+        await connection.insert(_UPSERT, known)
+    if not new:
+        return
+    rows = [_Stored(journey, updated_at) for journey in new]
+    try:
+        await connection.insert(_NEW, rows)
+    except DuplicateKey:
+        stored = await read_journeys(connection, "conv_id", [journey.conversion.conv_id for journey in new])
+        standing = {journey.conversion.conv_id: journey.conversion for journey in stored}
+        for journey in new:
+            conversion = journey.conversion
+            if is_rekeyed_conversion(standing.get(conversion.conv_id, conversion), conversion):
+                raise TransactionConflict(f"conversion {conversion.conv_id} is being stored elsewhere") from None
+        await connection.insert(_UPSERT, rows)  # the same chunk again
 
 
 async def read_journeys(connection: Connection, column: str, ids: Iterable[int]) -> list[Journey]:

@@ -103,6 +103,27 @@ async def test_many_claims_of_the_same_clicks_end_with_one_of_each(mariadb: Data
         assert sum(await asyncio.gather(*(claim(number) for number in range(1, 7)))) == 300
 
 
+async def test_a_conversion_id_that_two_partitions_store_at_once_stands_for_the_first_alone(
+    mariadb: Database, schema_mariadb: str
+) -> None:
+    store = store_on(mariadb)
+
+    async def second() -> None:
+        async with store.transaction() as transaction:
+            await transaction.write_journeys([journey(conversion(1, user_id=9))])
+
+    async with store.transaction() as transaction:
+        await transaction.write_journeys([journey(conversion(1))])
+        other = asyncio.create_task(second())
+        await until_somebody_waits(schema_mariadb)
+    with pytest.raises(TransactionConflict, match="conversion 1 is being stored elsewhere"):
+        await other
+    async with store.transaction() as transaction:
+        await transaction.write_journeys([journey(conversion(1))])  # the same again is no conflict
+    stored = (await store.read(Needs(conversions=frozenset([1])))).journeys
+    assert stored[1].conversion == conversion(1)
+
+
 async def test_two_partitions_that_decide_about_one_transaction_conflict(
     mariadb: Database, schema_mariadb: str
 ) -> None:

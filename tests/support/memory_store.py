@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stream.core.errors import Fenced, Unavailable
-from stream.core.events import Click
+from stream.core.events import Click, is_rekeyed_conversion
 from stream.core.facts import Facts, Journey, Needs, Outcome
 from stream.core.fold import ClaimClicks, ReplaceClicks
 from stream.core.progress import Advance, PartitionProgress
@@ -57,6 +57,10 @@ class MemoryTransaction:
         return self._database.facts.read(needs)
 
     async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None:
+        for journey in journeys:
+            standing = self._database.facts.journeys.get(journey.conversion.conv_id, journey).conversion
+            if journey.version == 1 and is_rekeyed_conversion(standing, journey.conversion):
+                raise Unavailable("another partition has stored the id meanwhile")
         self._database.facts.write(journeys)
         for conv_id in [*displaced, *(journey.conversion.conv_id for journey in journeys)]:
             self._database.logs.pop(conv_id, None)
