@@ -16,7 +16,8 @@ from faust.types.auth import CredentialsT
 from faust.worker import Worker as FaustWorker
 
 from stream.agents.journeys import JourneyCache as JourneysCache
-from stream.agents.journeys import JourneysHandler, NoCache, TopicNames
+from stream.agents.journeys import JourneysHandler, NoCache
+from stream.agents.outputs import TopicNames
 from stream.agents.ports import FactStore
 from stream.agents.reading import EventReader
 from stream.clock import unix_now

@@ -6,27 +6,23 @@ Decides nothing: events are read by `reading`, folded by `stream.core`, stored t
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from stream.agents.outputs import SortedChunk, TopicNames, chunk_outputs, conversion_sent_on, rekeyed, sort_chunk
 from stream.agents.ports import FactStore, FactTransaction
-from stream.agents.reading import Misplaced
+from stream.agents.unsettled import unsettled_of, unsettled_texts
 from stream.core.errors import InvalidEvent, RefusedByDatabase
-from stream.core.events import Click, Conversion
 from stream.core.facts import Facts, Needs
 from stream.core.fold import ClaimClicks, FoldAnswer, ReplaceClicks, fold
 from stream.core.folding import Folded, Place
-from stream.core.keys import JourneyKey, murmur2, partition_of, record_key
+from stream.core.keys import JourneyKey
 from stream.core.progress import Advance
 from stream.core.second_look import SentOn, found_at_second_look, second_look_needs
 from stream.core.state import KeyState, newest_click_time
 from stream.engine.barrier import Stored, Taken
-from stream.engine.chunk import Arrival, Chunk
+from stream.engine.chunk import Chunk
 from stream.engine.start import LogPlace, start_refusal
 from stream.metrics import Metrics
-from stream.wire.dead_letters import Origin, dead_letter
-from stream.wire.encoding import encode_conversion, encode_journey, journey_record_key
-from stream.wire.outgoing import OutgoingRecord, sent_on
-from stream.wire.outgoing import SentOn as SentOnCause
 from stream.wire.reasons import Reason
 from tables.state.journeys import decode_state, encode_key, encode_state
 
@@ -55,17 +51,6 @@ class StateReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TopicNames:
-    """Of one installation, prefix included, with their partition counts."""
-
-    clicks: str
-    conversions: str
-    journeys: str
-    partitions: int  # of clicks and conversions
-    journeys_partitions: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Standing:
     """What is known of a partition between two chunks."""
 
@@ -73,16 +58,6 @@ class _Standing:
     watermark: int
     newest_conversion: int
     history_from: int
-
-
-@dataclass(slots=True)
-class _Sorted:
-    """The arrivals of a chunk by what is to be done with them."""
-
-    clicks: list[Arrival]
-    conversions: list[Arrival]
-    refused: list[tuple[Arrival, InvalidEvent]]
-    misplaced: list[Arrival]
 
 
 class JourneysHandler:
@@ -123,13 +98,16 @@ class JourneysHandler:
         if refusal is not None:
             raise refusal
         self._standings[partition] = _Standing(row.epoch, row.watermark, row.newest_conversion, row.history_from)
-        keys, conversions = _unsettled_of(row.unsettled_keys)
+        keys, conversions = unsettled_of(row.unsettled_keys)
         restated = await self._store.read(Needs(conversions=conversions)) if conversions else Facts()
-        outputs = [self._sent_on(SentOn(journey.conversion, "click")) for journey in restated.journeys.values()]
+        outputs = [
+            conversion_sent_on(self._names, SentOn(journey.conversion, "click"))
+            for journey in restated.journeys.values()
+        ]
         return Taken(row.epoch, sorted(keys), outputs)
 
     async def store(self, chunk: Chunk, *, is_repeated: bool) -> Stored:
-        events = _sort(chunk.arrivals)
+        events = sort_chunk(chunk.arrivals)
         standing = self._moved_on(chunk, events)
         place = Place(
             chunk.partition,
@@ -143,11 +121,11 @@ class JourneysHandler:
         )
         async with self._store.transaction() as transaction:
             before = await transaction.pass_fence(advance, after_failure=is_repeated)
-            forgotten, restated = _unsettled_of(before)
+            forgotten, restated = unsettled_of(before)
             folded = await self._fold(transaction, place, events, forgotten)
             if folded.journeys or folded.displaced:
                 await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
-            unsettled = _unsettled_texts(folded, forgotten, restated)
+            unsettled = unsettled_texts(folded, forgotten, restated)
             if unsettled:
                 await transaction.settle(chunk.partition, unsettled)
         if self._standings[chunk.partition].epoch == standing.epoch:  # else it was taken anew while we committed
@@ -158,7 +136,7 @@ class JourneysHandler:
         states |= self._idle_states(chunk.partition, standing.watermark)
         states |= {encode_key(key): encode_state(state) for key, state in folded.states.items()}
         return Stored(
-            outputs=self._outputs(events, folded, found),
+            outputs=chunk_outputs(self._names, events, folded, found),
             states=states,
             cached=[journey.conversion.conv_id for journey in folded.journeys],
         )
@@ -171,7 +149,7 @@ class JourneysHandler:
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         return chunk.with_content(InvalidEvent(Reason.REFUSED_BY_DATABASE, str(error)))
 
-    def _moved_on(self, chunk: Chunk, events: _Sorted) -> _Standing:
+    def _moved_on(self, chunk: Chunk, events: SortedChunk) -> _Standing:
         standing = self._standings[chunk.partition]
         watermark = max((arrival.ordered_at for arrival in chunk.arrivals), default=0)
         newest = max((arrival.content.conv_time for arrival in events.conversions), default=0)
@@ -182,7 +160,7 @@ class JourneysHandler:
         )
 
     async def _fold(
-        self, transaction: FactTransaction, place: Place, events: _Sorted, forgotten: frozenset[bytes]
+        self, transaction: FactTransaction, place: Place, events: SortedChunk, forgotten: frozenset[bytes]
     ) -> Folded:
         """Drive core's fold, giving it what it asks for."""
         get_state = self._states().get_state
@@ -236,50 +214,12 @@ class JourneysHandler:
             idle[key] = None
         return idle
 
-    # Outputs
-
-    def _outputs(self, events: _Sorted, folded: Folded, found: Sequence[SentOn]) -> list[OutgoingRecord]:
-        refused = [*events.refused, *self._rekeyed(events, folded)]
-        return [
-            *(_dead_letter(arrival, error) for arrival, error in refused),
-            *(_sent_to_its_partition(arrival) for arrival in events.misplaced),
-            *(self._sent_on(each) for each in found),
-            *self._journey_records(folded),
-        ]
-
-    def _journey_records(self, folded: Folded) -> list[OutgoingRecord]:
-        records = []
-        for journey in folded.journeys:
-            key = journey_record_key(journey)
-            partition = (murmur2(key) & 0x7FFFFFFF) % self._names.journeys_partitions
-            value = encode_journey(journey, folded.previous_hours.get(journey.conversion.conv_id))
-            records.append(OutgoingRecord(self._names.journeys, partition, key, value, ()))
-        return records
-
-    def _sent_on(self, found: SentOn) -> OutgoingRecord:
-        conversion = found.conversion
-        record = OutgoingRecord(
-            self._names.conversions,
-            partition_of(conversion.user_id, conversion.campaign_id, self._names.partitions),
-            record_key(conversion.user_id, conversion.campaign_id),
-            encode_conversion(conversion),
-            (),
-        )
-        return sent_on(record, SentOnCause(found.cause))
-
-    @staticmethod
-    def _rekeyed(events: _Sorted, folded: Folded) -> list[tuple[Arrival, InvalidEvent]]:
-        error = InvalidEvent(Reason.REKEYED, "the id is stored with another user, campaign or click")
-        arrivals = [events.clicks[index] for index in folded.rekeyed_clicks]
-        arrivals += [events.conversions[index] for index in folded.rekeyed_conversions]
-        return [(arrival, error) for arrival in arrivals]
-
-    def _count(self, chunk: Chunk, events: _Sorted, folded: Folded, found: Sequence[SentOn]) -> None:
+    def _count(self, chunk: Chunk, events: SortedChunk, folded: Folded, found: Sequence[SentOn]) -> None:
         metrics = self._metrics
         metrics.chunk_records.observe(len(chunk.arrivals))
         metrics.add_fold_counts(folded.counts)
         refused = Counter(
-            (arrival.record.topic, error.reason) for arrival, error in [*events.refused, *self._rekeyed(events, folded)]
+            (arrival.record.topic, error.reason) for arrival, error in [*events.refused, *rekeyed(events, folded)]
         )
         for (topic, reason), count in refused.items():
             metrics.dead_letters.labels(topic, str(reason)).inc(count)
@@ -288,52 +228,3 @@ class JourneysHandler:
         for each in found:
             metrics.sent_on.labels(each.cause).inc()
         metrics.watermark.labels(str(chunk.partition)).set(self._standings[chunk.partition].watermark)
-
-
-def _sort(arrivals: Sequence[Arrival]) -> _Sorted:
-    events = _Sorted([], [], [], [])
-    for arrival in arrivals:
-        content: Any = arrival.content
-        if type(content) is Click:
-            events.clicks.append(arrival)
-        elif type(content) is Conversion:
-            events.conversions.append(arrival)
-        elif type(content) is Misplaced:
-            events.misplaced.append(arrival)
-        else:
-            events.refused.append((arrival, content))
-    return events
-
-
-def _dead_letter(arrival: Arrival, error: InvalidEvent) -> OutgoingRecord:
-    record = arrival.record
-    origin = Origin(record.topic, record.partition, record.offset, record.timestamp)
-    return dead_letter(origin, error, key=record.key, value=record.value, headers=tuple(record.headers))
-
-
-def _sent_to_its_partition(arrival: Arrival) -> OutgoingRecord:
-    record = arrival.record
-    event, partition = arrival.content
-    key = record_key(event.user_id, event.campaign_id)
-    unchanged = OutgoingRecord(record.topic, partition, key, record.value, tuple(record.headers))
-    return sent_on(unchanged, SentOnCause.PARTITION)
-
-
-# Unsettled things of a chunk, as texts in its progress row: keys to forget, and conversions to compute again.
-
-_CONVERSION = "conversion "
-_KEY = "key "
-
-
-def _unsettled_texts(folded: Folded, keys: frozenset[bytes], conversions: frozenset[int]) -> list[str]:
-    all_keys = {encode_key(key) for key in folded.unsettled} | keys
-    return [
-        *sorted(_KEY + key.decode() for key in all_keys),
-        *(f"{_CONVERSION}{conv_id}" for conv_id in sorted(folded.restated | conversions)),
-    ]
-
-
-def _unsettled_of(texts: Sequence[str]) -> tuple[frozenset[bytes], frozenset[int]]:
-    keys = frozenset(text.removeprefix(_KEY).encode() for text in texts if text.startswith(_KEY))
-    conversions = frozenset(int(text.removeprefix(_CONVERSION)) for text in texts if text.startswith(_CONVERSION))
-    return keys, conversions

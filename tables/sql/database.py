@@ -140,4 +140,8 @@ def prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 --
     # FULL: a commit survives a power cut. NORMAL would only survive a kill -9, and after a power cut the offsets in
     # Kafka could be ahead of the rows here.
     cursor.execute("PRAGMA synchronous=FULL")
+    # Clicks come in the order of time and are indexed by key: with the defaults (2 MB, a checkpoint each 4 MB) the same
+    # pages are written to the file again and again; measured, a third of the time of an insert.
+    cursor.execute("PRAGMA cache_size=-65536")  # KiB
+    cursor.execute("PRAGMA wal_autocheckpoint=10000")  # pages of 4 KiB
     cursor.close()

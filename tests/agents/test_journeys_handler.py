@@ -9,8 +9,10 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.agents.journeys import JourneysHandler, TopicNames, _unsettled_of, _unsettled_texts
+from stream.agents.journeys import JourneysHandler
+from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
+from stream.agents.unsettled import unsettled_of, unsettled_texts
 from stream.core.errors import Fenced, InvalidEvent, RefusedByDatabase, StartRefused, Unavailable
 from stream.core.events import Click, Conversion
 from stream.core.facts import Outcome
@@ -439,8 +441,8 @@ def test_what_is_unsettled_survives_its_texts(
     restated_before: frozenset[int],
 ) -> None:
     folded = Folded([], {}, frozenset(), {}, unsettled_keys, restated, 0, frozenset(), [], [])
-    texts = _unsettled_texts(folded, frozenset(map(encode_key, forgotten)), restated_before)
-    read = _unsettled_of(msgspec.json.decode(msgspec.json.encode(texts)))
+    texts = unsettled_texts(folded, frozenset(map(encode_key, forgotten)), restated_before)
+    read = unsettled_of(msgspec.json.decode(msgspec.json.encode(texts)))
     assert read == (frozenset(map(encode_key, unsettled_keys | forgotten)), restated | restated_before)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
-from stream.agents.journeys import JourneysHandler, NoCache, TopicNames
+from stream.agents.journeys import JourneysHandler, NoCache
+from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
 from stream.core.errors import Fenced, Unavailable
 from stream.core.keys import murmur2

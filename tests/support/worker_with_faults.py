@@ -18,7 +18,7 @@ import mode.loop
 
 mode.loop.use("uvloop")
 
-from stream.agents.journeys import TopicNames  # noqa: E402
+from stream.agents.outputs import TopicNames  # noqa: E402
 from stream.agents.ports import FactStore, FactTransaction  # noqa: E402
 from stream.config import read_settings  # noqa: E402
 from stream.core.errors import RefusedByDatabase, Unavailable  # noqa: E402
