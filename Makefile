@@ -81,7 +81,7 @@ bench-check: setup  ## a small run of every contestant: do they run, and are our
 	@$(BIN)/python -m bench --check
 
 simulate: setup  ## random histories of events and crashes against an oracle, without servers
-	@$(PYTEST) -q tests/simulation $(PYTEST_OPTIONS)
+	@SIMULATED_SEEDS=$${SIMULATED_SEEDS:-1000} $(PYTEST) -q -n $(WORKERS) tests/simulation $(PYTEST_OPTIONS)
 
 faults: setup  ## kills, freezes and lost replies on real servers
 	@$(PYTEST) -q tests/faults -m "full or not full" $(PYTEST_OPTIONS)
