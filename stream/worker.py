@@ -15,8 +15,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 from faust.worker import Worker as FaustWorker
 
-from stream.agents.journeys import JourneyCache as JourneysCache
-from stream.agents.journeys import JourneysHandler, NoCache
+from stream.agents.journeys import JourneysHandler
 from stream.agents.outputs import TopicNames
 from stream.agents.ports import FactStore
 from stream.agents.reading import EventReader
@@ -248,11 +247,9 @@ def _topic_names(settings: Settings) -> TopicNames:
     return TopicNames(clicks, conversions, journeys, partitions[clicks], partitions[journeys])
 
 
-def _cache(settings: Settings) -> JourneysCache:
-    if not settings.memcached:
-        return NoCache()
-    address = host_port(settings.memcached)
-    return JourneyCache(address.host, address.port, settings.memcached_sites)
+def _cache(settings: Settings) -> JourneyCache:
+    host, port = host_port(settings.memcached) if settings.memcached else ("", 0)  # without a host it does nothing
+    return JourneyCache(host, port, settings.memcached_sites)
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:

@@ -36,13 +36,6 @@ class JourneyCache(Protocol):
         """How many deletions failed; returns within 200 ms."""
 
 
-class NoCache:
-    """Where no tracking server caches journeys."""
-
-    async def delete(self, conv_ids: Sequence[int]) -> int:
-        return 0
-
-
 class StateReader(Protocol):
     """The remembered states of the assigned partitions."""
 

@@ -120,10 +120,10 @@ class KeptStates(Store[bytes, bytes]):
         self.reset_state()
 
     async def backup_partition(self, *args: Any, **options: Any) -> None:
-        raise NotImplementedError("the changelog is the backup")
+        raise TypeError("state in memory has no copies on disk: the changelog is the backup")
 
     def restore_backup(self, *args: Any, **options: Any) -> None:
-        raise NotImplementedError("the changelog is the backup")
+        raise TypeError("state in memory has no copies on disk: the changelog is the backup")
 
     def __getitem__(self, key: bytes) -> bytes:
         raise KeyError(key)

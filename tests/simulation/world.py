@@ -13,7 +13,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
-from stream.agents.journeys import JourneysHandler, NoCache
+from stream.agents.journeys import JourneysHandler
 from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
 from stream.core.errors import Fenced, Unavailable
@@ -26,6 +26,7 @@ from stream.engine.fetching import Fetched
 from stream.engine.start import LogPlace
 from stream.metrics import Metrics
 from stream.wire.outgoing import OutgoingRecord
+from tables.cache import JourneyCache
 from tests.support.memory_store import MemoryDatabase, MemoryStore
 from tests.support.oracle_events import Record
 
@@ -59,7 +60,7 @@ class Member:
             owner=owner,
             lookback=LOOKBACK,
             states=lambda: self.kept,
-            cache=NoCache(),
+            cache=JourneyCache("", 0),
             metrics=Metrics(),
             log_place=self._log_place,
         )
