@@ -41,6 +41,12 @@ def partition_of(user_id: int, campaign_id: int, partitions: int) -> int:
     return (murmur2(record_key(user_id, campaign_id)) & 0x7FFFFFFF) % partitions
 
 
+@lru_cache(maxsize=1 << 16)
+def partition_of_account(user_id: int, partitions: int) -> int:
+    """The partition of journeys, snapshots and credits: Kafka's default partitioner, given the account's id as text."""
+    return (murmur2(b"%d" % user_id) & 0x7FFFFFFF) % partitions
+
+
 def murmur2(data: bytes) -> int:
     """32-bit MurmurHash2 with Kafka's seed, as in org.apache.kafka.common.utils.Utils; unsigned."""
     mask, multiplier = 0xFFFFFFFF, 0x5BD1E995

@@ -13,6 +13,7 @@ class Advance:
     next_offsets: Mapping[str, int]  # by topic
     watermark: int  # greatest min(event time, append time) so far, unix seconds
     newest_conversion: int  # greatest conv_time so far
+    drained_at: int | None = None  # unix seconds: nothing lay behind the chunk then; None: something may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,4 @@ class PartitionProgress:
     newest_conversion: int
     history_from: int  # clicks before this time may be missing; 0: history is complete
     unsettled_keys: Sequence[str]  # text of journey keys whose changelog values the last chunk may have made wrong
+    drained_at: int = 0  # when all its topics were last known to be read to their ends, unix seconds; 0: never

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-NAMES = ("click.v1", "conversion.v1", "journey.v1")
+NAMES = ("click.v1", "conversion.v1", "journey.v1", "snapshot.v1", "credit.v1")
 
 
 def schema_text(name: str) -> str:
