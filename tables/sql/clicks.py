@@ -28,7 +28,7 @@ def _parameters(click: Click) -> tuple[object, ...]:
 
 
 _NEW = Insert(_RELATION, Click._fields, _literal, _parameters)
-_REPLACING = Insert(_RELATION, Click._fields, _literal, _parameters, identity="click_id")
+_REPLACING = Insert(_RELATION, Click._fields, _literal, _parameters, identity=("click_id",))
 
 
 async def claim_clicks(connection: Connection, clicks: Sequence[Click], *, is_hopeful: bool) -> dict[int, Click]:

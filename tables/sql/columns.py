@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, Numeric, Table, Text, text
+from sqlalchemy import Column, Computed, Index, Integer, LargeBinary, MetaData, Numeric, Table, Text, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import String, TypeEngine
@@ -65,6 +65,11 @@ def required(name: str, kind: TypeEngine[Any], default: int | str | None = None)
 
 def optional(name: str, kind: TypeEngine[Any], default: str | None = None) -> Column[Any]:
     return Column(name, kind, nullable=True, autoincrement=False, server_default=_default(default))
+
+
+def generated(name: str, kind: TypeEngine[Any], expression: str) -> Column[Any]:
+    """Never stored, only computed. MariaDB takes no NOT NULL for it."""
+    return Column(name, kind, Computed(expression, persisted=False), nullable=True, autoincrement=False)
 
 
 def key(name: str, *columns: str, lengths: dict[str, int] | None = None) -> Index:

@@ -1,4 +1,4 @@
-"""Where does a live database differ from the schema? Missing tables, columns and keys, and other types."""
+"""Where does a live database differ from the schema? Missing tables, columns, keys and views, and other types."""
 
 import re
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.types import TypeEngine
 
 from tables.sql.schema import schema_for
+from tables.sql.views import missing_views
 
 _EXACT = "utf8mb4_bin"
 _WIDTH = re.compile(r"((?:TINY|SMALL|MEDIUM|BIG)?INT(?:EGER)?)\(\d+\)")
@@ -25,7 +26,7 @@ def differences(connection: Connection) -> list[str]:
             found += _of_keys(connection, declared)
         else:
             found.append(f"table {name} is missing")
-    return found
+    return found + [f"view {name} is missing" for name in missing_views(connection)]
 
 
 def _of_columns(connection: Connection, declared: Table) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stream.core.events import Click
 from stream.core.facts import Facts, Journey, Needs
@@ -12,12 +12,13 @@ from tables.sql import progress as progress_rows
 from tables.sql.connections import Connection
 from tables.sql.conversion_logs import replace_conversion_logs
 from tables.sql.database import Database
-from tables.sql.errors import TransactionConflict
 from tables.sql.journeys import read_entered, read_journeys, write_journey_rows
+from tables.sql.ownership import first_progress, take_over
+from tables.sql.toggles import with_shown_touches
 from tables.sql.touchpoints import replace_touchpoints
 
 JOURNEYS_GROUP = "journeys"
-_TAKE_OVER_ATTEMPTS = 3
+HOURS_GROUP = "hours"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,8 @@ class SqlFactTransaction:
         now = self._writing.clock()
         if ordered:
             await write_journey_rows(self._connection, ordered, updated_at=now)
-            await replace_touchpoints(self._connection, ordered, created_at=now)
+            shown = await with_shown_touches(self._connection, ordered)
+            await replace_touchpoints(self._connection, shown, created_at=now)
         if self._writing.writes_conversion_logs and (ordered or displaced):
             await replace_conversion_logs(self._connection, ordered, displaced)
 
@@ -103,56 +105,10 @@ class SqlFactStore:
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
-        """Raise the epoch and become the owner; returns the row as it was before, but with the new epoch.
-
-        `history_from` counts for a partition that nobody ever had: what its log lacks then, SQL lacks too. Topic ids
-        and partition count are stored only where there are none: those of a row that was in use stay, so that a start
-        that was refused for them is refused again.
-        """
-        first = PartitionProgress(
-            partition=partition,
-            epoch=1,
-            owner=owner,
-            next_offsets={},
-            partition_count=partition_count,
-            topic_ids=topic_ids,
-            watermark=0,
-            newest_conversion=0,
-            history_from=history_from,
-            unsettled_keys=(),
+        first = first_progress(
+            partition, owner=owner, topic_ids=topic_ids, partition_count=partition_count, history_from=history_from
         )
-        for _ in range(_TAKE_OVER_ATTEMPTS - 1):
-            with contextlib.suppress(TransactionConflict):
-                return await self._try_to_take_over(first)
-        return await self._try_to_take_over(first)
-
-    async def _try_to_take_over(self, first: PartitionProgress) -> PartitionProgress:
-        """`first`: the row as it would be, had nobody had the partition before."""
-        async with self._database.transaction() as connection:
-            before = await self._before_taking_over(connection, first.partition)
-            if before.epoch == first.epoch:
-                before = replace(before, history_from=first.history_from)
-            taken = replace(before, owner=first.owner)
-            if not before.partition_count:
-                taken = replace(taken, partition_count=first.partition_count, topic_ids=first.topic_ids)
-            now = self._writing.clock()
-            await progress_rows.store_taking_over(connection, self._writing.topic_group, taken, now=now)
-        return before
-
-    async def _before_taking_over(self, connection: Connection, partition: int) -> PartitionProgress:
-        """With the new epoch. The row is made if there is none."""
-        group = self._writing.topic_group
-        found = await progress_rows.locked_progress(connection, group, partition)
-        if found is None:
-            await progress_rows.insert_progress(connection, group, partition, now=self._writing.clock())
-            found = await progress_rows.locked_progress(connection, group, partition)
-        assert found is not None, "the row was made a moment ago"
-        newest = found.newest_conversion
-        if not found.partition_count:
-            # Never taken: after a change of the partition count its keys may come from any other partition.
-            rows = await progress_rows.read_progress(connection, group)
-            newest = max(row.newest_conversion for row in rows)
-        return replace(found, epoch=found.epoch + 1, newest_conversion=newest)
+        return await take_over(self._database, self._writing.topic_group, first, clock=self._writing.clock)
 
     async def progress(self) -> Sequence[PartitionProgress]:
         async with self._database.reading() as connection:

@@ -34,13 +34,17 @@ def whole_list(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Insert(Generic[_Item]):
-    """An INSERT of any number of items; with `identity`, rows that are there already are overwritten."""
+    """An INSERT of any number of items; with `identity`, rows that are there already are overwritten.
+
+    The columns of the identity must have a key. MySQL is not told which one: another unique key would count as well.
+    """
 
     relation: str
     columns: Sequence[str]
     literal: Callable[[_Item], str]  # an item as SQL for MySQL, in parentheses
     parameters: Callable[[_Item], tuple[object, ...]]  # the same for SQLite
-    identity: str = ""  # primary key
+    identity: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()  # columns that a row which is there already keeps
     mysql_head: str = field(init=False)
     mysql_tail: str = field(init=False)
     sqlite: str = field(init=False)
@@ -48,13 +52,13 @@ class Insert(Generic[_Item]):
     def __post_init__(self) -> None:
         head = f"INSERT INTO `{self.relation}` ({', '.join(self.columns)}) VALUES "
         marks = f"({', '.join('?' * len(self.columns))})"
-        others = [column for column in self.columns if column != self.identity]
+        others = [column for column in self.columns if column not in {*self.identity, *self.kept}]
         mysql_tail = sqlite_tail = ""
         if self.identity:
             # VALUES() is older than the alias that MySQL now prefers, and the only form that MariaDB knows.
             mysql_tail = " ON DUPLICATE KEY UPDATE " + ", ".join(f"{name} = VALUES({name})" for name in others)
             updates = ", ".join(f"{name} = excluded.{name}" for name in others)
-            sqlite_tail = f" ON CONFLICT ({self.identity}) DO UPDATE SET {updates}"
+            sqlite_tail = f" ON CONFLICT ({', '.join(self.identity)}) DO UPDATE SET {updates}"
         object.__setattr__(self, "mysql_head", head)
         object.__setattr__(self, "mysql_tail", mysql_tail)
         object.__setattr__(self, "sqlite", head + marks + sqlite_tail)

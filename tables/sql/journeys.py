@@ -1,17 +1,18 @@
 """Journeys as they came out: one row a conversion, with all that the conversion says."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from stream.core.events import Conversion, is_rekeyed_conversion
 from stream.core.facts import EnteredNeed, Journey, Outcome, Touch
+from stream.core.hours import HourKey
 from stream.core.money import Units
 from tables.sql.connections import Connection, Row
 from tables.sql.errors import DuplicateKey, TransactionConflict
 from tables.sql.inserts import Insert, money, optional_money, text_literal, whole_list
-from tables.sql.selects import in_batches, units
+from tables.sql.selects import hour_clauses, in_batches, units
 
 _RELATION = "202_stream_journeys"
 _CONVERSION = (
@@ -87,7 +88,7 @@ def _literal(stored: _Stored) -> str:
 
 
 _NEW = Insert(_RELATION, _WRITTEN, _literal, _parameters)
-_UPSERT = Insert(_RELATION, _WRITTEN, _literal, _parameters, identity="conv_id")
+_UPSERT = Insert(_RELATION, _WRITTEN, _literal, _parameters, identity=("conv_id",))
 _FIRST_VERSION = 1
 
 
@@ -119,6 +120,15 @@ async def read_journeys(connection: Connection, column: str, ids: Iterable[int])
         rows = await connection.fetch(f"{_select(connection.dialect)} WHERE {column} IN ({whole_list(batch)})")
         found += map(_journey_of, rows)
     return found
+
+
+async def read_journeys_of_hours(connection: Connection, keys: Collection[HourKey]) -> list[Journey]:
+    """All that were in one of the hours when it was looked for, as they are a moment later."""
+    ids: list[int] = []
+    for clause in hour_clauses(keys):
+        ids += [row[0] for row in await connection.fetch(f"SELECT conv_id FROM `{_RELATION}` WHERE {clause}")]
+    # Whole rows by their ids, a few at a time: an hour may hold a hundred thousand, and others want their turn.
+    return await read_journeys(connection, "conv_id", ids)
 
 
 async def read_entered(connection: Connection, needs: Sequence[EnteredNeed]) -> list[Journey]:

@@ -13,7 +13,7 @@ from tables.sql.connections import Connection, Row
 _RELATION = "202_stream_progress"
 _COLUMNS = (
     "partition_id, epoch, owner, next_offsets, partition_count, topic_ids, watermark, newest_conversion,"
-    " history_from, unsettled_keys"
+    " history_from, unsettled_keys, drained_at"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM `{_RELATION}` WHERE topic_group = ?"
 
@@ -27,7 +27,7 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
 
 
 def _progress_of(row: Row) -> PartitionProgress:
-    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys = row
+    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys, drained_at = row
     return PartitionProgress(
         partition=partition,
         epoch=epoch,
@@ -39,6 +39,7 @@ def _progress_of(row: Row) -> PartitionProgress:
         newest_conversion=newest,
         history_from=history_from,
         unsettled_keys=_decode_keys(keys) if keys else (),
+        drained_at=drained_at,
     )
 
 
@@ -59,11 +60,13 @@ async def pass_fence(connection: Connection, topic_group: str, *, owner: str, ad
     """Move the row if it is still ours. The row stays locked, so writers of a partition follow one another."""
     matched = await connection.run(
         f"UPDATE `{_RELATION}` SET next_offsets = ?, watermark = ?, newest_conversion = ?, unsettled_keys = NULL,"
-        " updated_at = ? WHERE topic_group = ? AND partition_id = ? AND owner = ? AND epoch = ?",
+        " drained_at = COALESCE(?, drained_at), updated_at = ?"
+        " WHERE topic_group = ? AND partition_id = ? AND owner = ? AND epoch = ?",
         [
             _json(advance.next_offsets),
             advance.watermark,
             advance.newest_conversion,
+            advance.drained_at,
             now,
             topic_group,
             advance.partition,
@@ -118,7 +121,7 @@ async def reset_progress(connection: Connection, topic_group: str, *, now: int) 
     newest = max((row.newest_conversion for row in rows), default=0)
     await connection.run(
         f"UPDATE `{_RELATION}` SET epoch = epoch + 1, owner = '', partition_count = 0, next_offsets = ?,"
-        " topic_ids = ?, watermark = 0, newest_conversion = ?, unsettled_keys = NULL, updated_at = ?"
+        " topic_ids = ?, watermark = 0, newest_conversion = ?, unsettled_keys = NULL, drained_at = 0, updated_at = ?"
         " WHERE topic_group = ?",
         ["{}", "{}", newest, now, topic_group],
     )

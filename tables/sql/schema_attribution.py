@@ -1,4 +1,7 @@
-"""Prosper202's tables of conversions, journeys and attribution. Names, types and keys are those of its installer."""
+"""Prosper202's tables of conversions, journeys and attribution. Names, types and keys are those of its installer.
+
+Two natural keys and one generated column are ours: without them a row of an hour could stand there twice.
+"""
 
 from tables.sql.columns import (
     BIG,
@@ -17,6 +20,7 @@ from tables.sql.columns import (
     amount,
     declared,
     exact_varchar,
+    generated,
     key,
     numbered,
     optional,
@@ -104,8 +108,10 @@ ATTRIBUTION_TABLES = (
         required("attributed_revenue", amount(12, 4), "0.0000"),
         required("attributed_cost", amount(12, 4), "0.0000"),
         required("created_at", INT),
+        generated("scope_key", BIG, "COALESCE(scope_id, 0)"),  # NULL is equal to nothing, not even to NULL
         key("model_hour_scope", "model_id", "date_hour", "scope_type", "scope_id"),
         key("user_hour", "user_id", "date_hour"),
+        unique_key("natural_key", "model_id", "scope_type", "scope_key", "date_hour"),
     ),
     declared(
         "202_attribution_touchpoints",
@@ -119,6 +125,7 @@ ATTRIBUTION_TABLES = (
         required("created_at", INT),
         key("click_lookup", "click_id"),
         key("snapshot_conv", "snapshot_id", "conv_id"),
+        unique_key("natural_key", "snapshot_id", "conv_id", "position"),
     ),
     declared(
         "202_attribution_audit",

@@ -1,7 +1,4 @@
-"""Our own tables: where partitions stand, clicks as facts, and journeys as they came out.
-
-Later issues add hours and runs beside them.
-"""
+"""Our own tables: where partitions stand, clicks as facts, journeys as they came out, hours, runs by hand."""
 
 from sqlalchemy import PrimaryKeyConstraint
 
@@ -16,6 +13,7 @@ from tables.sql.columns import (
     declared,
     exact_varchar,
     key,
+    numbered,
     optional,
     required,
 )
@@ -34,6 +32,7 @@ OWN_TABLES = (
         required("newest_conversion", BIG, 0),
         required("history_from", BIG, 0),
         optional("unsettled_keys", MEDIUM_TEXT),  # JSON list
+        required("drained_at", INT, 0),  # when all its topics had last been read to their ends
         required("updated_at", INT),
         PrimaryKeyConstraint("topic_group", "partition_id"),
     ),
@@ -88,5 +87,73 @@ OWN_TABLES = (
         key("click_lookup", "click_id"),
         key("conversions_of_key", "user_id", "campaign_id", "journey_visitor_id", "conv_time"),
         key("user_hour", "user_id", "date_hour"),
+    ),
+    # Locked by whoever changes hours, models or settings of an account; docs/decisions/0009.
+    declared(
+        "202_stream_accounts",
+        required("user_id", MEDIUM),
+        required("updated_at", INT),
+        PrimaryKeyConstraint("user_id"),
+    ),
+    declared(
+        "202_stream_hours",
+        required("user_id", MEDIUM),
+        required("date_hour", INT),
+        required("revision", BIG, 0),
+        required("published_revision", BIG, 0),
+        required("configuration", BIG, 0),  # digest of the models and settings that it was computed with
+        required("is_final", FLAG, 0),
+        required("is_settled", FLAG, 0),  # final and published
+        optional("problems", MEDIUM_TEXT),  # JSON object: reason by model id
+        required("fired_at", INT),
+        PrimaryKeyConstraint("user_id", "date_hour"),
+        key("unsettled", "is_settled", "date_hour"),
+    ),
+    declared(
+        "202_stream_credited",
+        required("conv_id", INT_11),
+        required("user_id", MEDIUM),
+        required("date_hour", INT),  # where its credits stand
+        required("version", INT),  # of the journey that they are of
+        PrimaryKeyConstraint("conv_id"),
+        key("user_hour", "user_id", "date_hour"),
+    ),
+    # Records of the topics that must become tombstones; docs/decisions/0010.
+    declared(
+        "202_stream_removals",
+        numbered("removal_id", BIG),
+        required("user_id", MEDIUM),
+        required("date_hour", INT),
+        required("kind", exact_varchar(16)),
+        required("record_key", exact_varchar(190)),
+        key("user_hour", "user_id", "date_hour"),
+    ),
+    # Multi-touch settings by the time of the conversion; docs/decisions/0012.
+    declared(
+        "202_stream_toggles",
+        required("user_id", MEDIUM),
+        required("scope_type", exact_varchar(16)),
+        required("scope_id", BIG),  # 0: global
+        required("since", INT),
+        required("is_enabled", FLAG),
+        PrimaryKeyConstraint("user_id", "scope_type", "scope_id", "since"),
+    ),
+    declared(
+        "202_stream_runs",
+        numbered("run_id", BIG),
+        required("kind", exact_varchar(16)),
+        required("user_id", MEDIUM),
+        required("range_start", INT),
+        required("range_end", INT),
+        required("configuration", BIG, 0),
+        required("state", exact_varchar(16)),
+        required("owner", exact_varchar(255)),
+        required("lease_until", INT),
+        required("hours_done", INT, 0),
+        required("hours_total", INT, 0),
+        optional("error", MEDIUM_TEXT),
+        required("started_at", INT),
+        optional("finished_at", INT),
+        key("window", "kind", "user_id", "range_start", "range_end"),
     ),
 )

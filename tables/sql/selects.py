@@ -1,14 +1,18 @@
 """Parts of SELECT statements that differ between the servers, or have limits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from stream.core.hours import HourKey
 from tables.sql.addresses import MYSQL
+from tables.sql.inserts import whole_list
 
 _Item = TypeVar("_Item")
 
 # From 1,000 on MariaDB turns IN (...) into a join with a temporary table.
 IDS_A_STATEMENT = 999
+# Of an OR: SQLite takes no expression that is nested a thousand deep, and each OR nests.
+TERMS_A_STATEMENT = 200
 
 
 def in_batches(items: Sequence[_Item], *, size: int = IDS_A_STATEMENT) -> Iterator[Sequence[_Item]]:
@@ -16,8 +20,25 @@ def in_batches(items: Sequence[_Item], *, size: int = IDS_A_STATEMENT) -> Iterat
         yield items[start : start + size]
 
 
+def hour_clauses(keys: Iterable[HourKey]) -> Iterator[str]:
+    """Conditions on user_id and date_hour, one statement each. MariaDB makes no ranges of (a, b) IN ((1, 2))."""
+    for batch in in_batches(sorted(set(keys)), size=TERMS_A_STATEMENT):
+        hours: dict[int, list[int]] = {}
+        for user_id, date_hour in batch:
+            hours.setdefault(user_id, []).append(date_hour)
+        of_users = (
+            f"(user_id = {user_id:d} AND date_hour IN ({whole_list(found)}))" for user_id, found in hours.items()
+        )
+        yield f"({' OR '.join(of_users)})"
+
+
 def units(dialect: str, column: str) -> str:
-    """Money as whole units: exact on MySQL, and rounded back to what was stored where SQLite holds a float."""
+    """Money in units of 0.00001."""
+    return scaled(dialect, column, 100_000)
+
+
+def scaled(dialect: str, column: str, steps: int) -> str:
+    """A decimal as a whole number: exact on MySQL, and rounded back to what was stored where SQLite holds a float."""
     if dialect == MYSQL:
-        return f"CAST({column} * 100000 AS SIGNED)"
-    return f"CAST(ROUND({column} * 100000) AS INTEGER)"
+        return f"CAST({column} * {steps} AS SIGNED)"
+    return f"CAST(ROUND({column} * {steps}) AS INTEGER)"

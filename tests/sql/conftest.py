@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from tables.sql.database import Database, open_database
-from tables.sql.facts import SqlFactStore, Writing
+from tables.sql.facts import HOURS_GROUP, SqlFactStore, Writing
+from tables.sql.hour_store import SqlHourStore
 from tables.sql.upgrade import upgrade_schema
 from tests.support.servers import run_sql
 
@@ -20,6 +21,19 @@ _WRITTEN = (
     "202_stream_journeys",
     "202_conversion_touchpoints",
     "202_conversion_logs",
+    "202_attribution_models",
+    "202_attribution_settings",
+    "202_attribution_snapshots",
+    "202_attribution_touchpoints",
+    "202_attribution_audit",
+    "202_cronjobs",
+    "202_cronjob_logs",
+    "202_stream_accounts",
+    "202_stream_hours",
+    "202_stream_credited",
+    "202_stream_removals",
+    "202_stream_toggles",
+    "202_stream_runs",
 )
 
 
@@ -76,6 +90,16 @@ def store_of(database: Database) -> StoreFactory:
         return SqlFactStore(database, writing)
 
     return make
+
+
+@pytest.fixture
+def hour_store(database: Database) -> SqlHourStore:
+    return hour_store_of(database)
+
+
+def hour_store_of(database: Database, owner: str = "worker-1") -> SqlHourStore:
+    writing = Writing(owner=owner, writes_conversion_logs=False, clock=lambda: NOW, topic_group=HOURS_GROUP)
+    return SqlHourStore(database, writing, scopes="all")
 
 
 @pytest.fixture

@@ -48,6 +48,17 @@ async def test_each_taking_over_raises_the_epoch_and_tells_what_was(store_of: St
     assert (before.watermark, before.newest_conversion, before.unsettled_keys) == (5, 6, ("7:70:Zoë",))
 
 
+async def test_when_the_topics_were_read_to_their_ends_is_kept_until_it_is_told_anew(store: SqlFactStore) -> None:
+    await take_over(store)
+    seen = []
+    for drained_at in (None, 1_700, None, 1_800):
+        async with store.transaction() as transaction:
+            await transaction.pass_fence(replace(advance(), drained_at=drained_at), after_failure=False)
+        seen += [row.drained_at for row in await store.progress()]
+    assert seen == [0, 1_700, 1_700, 1_800]
+    assert (await take_over(store)).drained_at == 1_800
+
+
 async def test_other_topics_than_those_of_the_row_are_not_taken_for_granted(store: SqlFactStore) -> None:
     await take_over(store)
     for _ in range(2):
@@ -116,7 +127,8 @@ async def test_a_reset_shuts_everybody_out_and_forgets_offsets_and_topics(
     await take_over(store, partition=0)
     await take_over(store, partition=1)
     async with store.transaction() as transaction:
-        await transaction.pass_fence(advance(1, newest_conversion=500, watermark=9), after_failure=False)
+        moved = replace(advance(1, newest_conversion=500, watermark=9), drained_at=NOW)
+        await transaction.pass_fence(moved, after_failure=False)
         await transaction.settle(1, ["a"])
     await reset_progress(database, now=NOW)
     with pytest.raises(Fenced):
@@ -128,6 +140,7 @@ async def test_a_reset_shuts_everybody_out_and_forgets_offsets_and_topics(
         (2, "", {}, {}, 0),
     ]
     assert [(row.newest_conversion, row.watermark, row.unsettled_keys) for row in rows] == [(500, 0, ()), (500, 0, ())]
+    assert [row.drained_at for row in rows] == [0, 0]
     before = await store.take_over(0, owner="worker-1", topic_ids={"clicks": "new"}, partition_count=8, history_from=0)
     assert (before.epoch, before.newest_conversion) == (3, 500)
     assert (await store.progress())[0].topic_ids == {"clicks": "new"}

@@ -12,6 +12,9 @@ from tables.sql.schema import schema_for
 from tables.sql.upgrade import schema_differences, upgrade_schema
 from tests.support.rows import query
 
+# What we add to tables of Prosper202: two rows of one hour cannot stand there.
+OUR_COLUMNS = {"scope_key"}
+OUR_KEYS = {"natural_key"}
 REFERENCE = (Path(__file__).parent / "prosper202_tables.md").read_text(encoding="utf-8")
 
 
@@ -61,7 +64,8 @@ def test_the_reference_is_read_whole() -> None:
 @pytest.mark.parametrize("expected", reference(), ids=lambda expected: expected.name)
 def test_our_schema_declares_every_reference_column(expected: ReferenceTable) -> None:
     declared = schema_for("mysql").tables[expected.name]
-    assert [column.name for column in declared.columns] == [column.name for column in expected.columns]
+    ours = [column.name for column in declared.columns if column.name not in OUR_COLUMNS]
+    assert ours == [column.name for column in expected.columns]
 
 
 def test_types_defaults_and_keys_on_mariadb_are_those_of_the_installer(schema_mariadb: str) -> None:
@@ -80,12 +84,14 @@ def test_types_defaults_and_keys_on_mariadb_are_those_of_the_installer(schema_ma
         found = [
             ReferenceColumn(name, kind, nullable, _plain(default), extra)
             for where, name, kind, nullable, default, extra in columns
-            if where == expected.name
+            if where == expected.name and name not in OUR_COLUMNS
         ]
         assert found == expected.columns, expected.name
-        assert {(name, bool(unique), listed) for where, name, unique, listed in keys if where == expected.name} == (
-            expected.keys
-        ), expected.name
+        assert {
+            (name, bool(unique), listed)
+            for where, name, unique, listed in keys
+            if where == expected.name and name not in OUR_KEYS
+        } == expected.keys, expected.name
 
 
 def _plain(default: str | None) -> str | None:
@@ -97,7 +103,7 @@ def test_every_table_is_innodb_in_utf8mb4(schema_mariadb: str) -> None:
     kinds = query(
         schema_mariadb,
         "SELECT DISTINCT engine, table_collation FROM information_schema.tables WHERE table_schema = DATABASE()"
-        " AND table_name <> '202_stream_schema_version'",
+        " AND table_name <> '202_stream_schema_version' AND table_type = 'BASE TABLE'",
     )
     assert kinds == [("InnoDB", "utf8mb4_general_ci")]
 
@@ -106,7 +112,7 @@ def test_ids_of_visitors_and_transactions_are_compared_by_byte(schema_mariadb: s
     exact = query(
         schema_mariadb,
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()"
-        " AND collation_name = 'utf8mb4_bin' AND column_type = 'varchar(255)'",
+        " AND collation_name = 'utf8mb4_bin' AND column_type = 'varchar(255)' AND table_name NOT LIKE '202_bi_%'",
     )
     assert set(exact) == {
         ("202_conversion_logs", "transaction_id"),
@@ -115,13 +121,14 @@ def test_ids_of_visitors_and_transactions_are_compared_by_byte(schema_mariadb: s
         ("202_stream_journeys", "own_visitor_id"),
         ("202_stream_journeys", "transaction_id"),
         ("202_stream_progress", "owner"),
+        ("202_stream_runs", "owner"),
     }
 
 
 async def test_sqlite_has_the_same_tables_and_columns(fresh_sqlite: str) -> None:
     await upgrade_schema(fresh_sqlite)
     for expected in schema_for("mysql").tables.values():
-        names = [row[0] for row in query(fresh_sqlite, f"SELECT name FROM pragma_table_info('{expected.name}')")]
+        names = [row[0] for row in query(fresh_sqlite, f"SELECT name FROM pragma_table_xinfo('{expected.name}')")]
         assert names == [column.name for column in expected.columns]
 
 

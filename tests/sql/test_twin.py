@@ -112,7 +112,8 @@ class Draw:
 
     def advance(self, epoch: int) -> Advance:
         offsets = {self.one(("clicks", "conversions")): self.one((0, limits.BIGINT))}
-        return Advance(self.one((0, 0, 0, 1)), epoch, offsets, self.one(TIMES), self.one(TIMES))
+        drained_at = self.one((None, *TIMES))
+        return Advance(self.one((0, 0, 0, 1)), epoch, offsets, self.one(TIMES), self.one(TIMES), drained_at)
 
 
 class Left(Exception):

@@ -42,6 +42,7 @@ class MemoryTransaction:
             watermark=advance.watermark,
             newest_conversion=advance.newest_conversion,
             unsettled_keys=(),
+            drained_at=row.drained_at if advance.drained_at is None else advance.drained_at,
         )
         return row.unsettled_keys if after_failure else ()
 

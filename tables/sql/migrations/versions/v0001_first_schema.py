@@ -1,10 +1,10 @@
-"""Prosper202's tables where they are missing, our own, and transaction ids compared byte for byte."""
+"""Transaction ids compared byte for byte. What is missing is added by the last migration."""
 
 from collections.abc import Sequence
 
 from alembic import op
 
-from tables.sql.additions import add_missing, compare_transactions_by_byte
+from tables.sql.additions import compare_transactions_by_byte
 
 revision: str = "0001"
 down_revision: str | None = None
@@ -13,6 +13,4 @@ depends_on: Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
-    compare_transactions_by_byte(connection)
-    add_missing(connection)
+    compare_transactions_by_byte(op.get_bind())

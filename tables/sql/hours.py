@@ -1,0 +1,143 @@
+"""202_stream_hours and 202_stream_credited: how far each hour is, and where the credits of a conversion stand."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from stream.core.hours import HourKey
+from stream.core.results import CreditedAt, HourChange, HourRow
+from tables.sql.connections import Connection, Row
+from tables.sql.inserts import Insert, text_literal, whole_list
+from tables.sql.selects import TERMS_A_STATEMENT, hour_clauses, in_batches
+
+_HOURS = "202_stream_hours"
+_CREDITED = "202_stream_credited"
+_SELECT = f"SELECT user_id, date_hour, revision, published_revision, configuration, is_final, problems FROM `{_HOURS}`"
+
+_decode_problems = msgspec.json.Decoder(dict[int, str]).decode
+
+
+class _StoredHour(NamedTuple):
+    key: HourKey
+    row: HourRow
+    fired_at: int
+
+
+def _parameters(stored: _StoredHour) -> Row:
+    key, row, fired_at = stored
+    problems = orjson.dumps(row.problems, option=orjson.OPT_NON_STR_KEYS).decode() if row.problems else None
+    return (*key, row.revision, row.configuration, int(row.is_final), 0, problems, fired_at)
+
+
+def _literal(stored: _StoredHour) -> str:
+    *numbers, problems, fired_at = _parameters(stored)
+    reasons = "NULL" if problems is None else text_literal(problems)
+    return f"({','.join(map(str, numbers))},{reasons},{fired_at})"
+
+
+# Without published_revision: it begins with 0, and only `mark_published` moves it.
+_COLUMNS = ("user_id", "date_hour", "revision", "configuration", "is_final", "is_settled", "problems", "fired_at")
+_UPSERT = Insert(_HOURS, _COLUMNS, _literal, _parameters, identity=("user_id", "date_hour"))
+
+
+def _credited_parameters(row: Row) -> Row:
+    return row
+
+
+def _credited_literal(row: Row) -> str:
+    conv_id, user_id, date_hour, version = row
+    return f"({conv_id},{user_id},{date_hour},{version})"
+
+
+_PUT_CREDITED = Insert(
+    _CREDITED,
+    ("conv_id", "user_id", "date_hour", "version"),
+    _credited_literal,
+    _credited_parameters,
+    identity=("conv_id",),
+)
+
+
+def _hour_of(row: Row) -> tuple[HourKey, HourRow]:
+    user_id, date_hour, revision, published, configuration, is_final, problems = row
+    reasons = _decode_problems(problems) if problems else {}
+    found = HourRow(revision, published, configuration, is_final=bool(is_final), problems=reasons)
+    return HourKey(user_id, date_hour), found
+
+
+async def read_hours(connection: Connection, keys: Collection[HourKey]) -> dict[HourKey, HourRow]:
+    """Those that are there."""
+    found: dict[HourKey, HourRow] = {}
+    for clause in hour_clauses(keys):
+        found |= map(_hour_of, await connection.fetch(f"{_SELECT} WHERE {clause}"))
+    return found
+
+
+async def read_unsettled(connection: Connection) -> dict[HourKey, HourRow]:
+    return dict(map(_hour_of, await connection.fetch(f"{_SELECT} WHERE is_settled = 0")))
+
+
+async def write_hours(connection: Connection, changes: Iterable[HourChange], *, fired_at: int) -> None:
+    """None of them is settled then."""
+    await connection.insert(_UPSERT, sorted(_StoredHour(change.key, change.row, fired_at) for change in changes))
+
+
+async def mark_published(connection: Connection, revisions: Mapping[HourKey, int]) -> Sequence[HourKey]:
+    """Returns the hours that are still at that revision. The caller holds the locks of their accounts."""
+    standing: list[HourKey] = []
+    for batch in in_batches(sorted(revisions.items()), size=TERMS_A_STATEMENT):
+        clause = " OR ".join(
+            f"(user_id = {user_id:d} AND date_hour = {date_hour:d} AND revision = {revision:d})"
+            for (user_id, date_hour), revision in batch
+        )
+        found = await connection.fetch(f"SELECT user_id, date_hour FROM `{_HOURS}` WHERE {clause}")
+        standing += [HourKey(*row) for row in found]
+        await connection.run(
+            f"UPDATE `{_HOURS}` SET published_revision = revision, is_settled = is_final WHERE {clause}"
+        )
+    return standing
+
+
+async def mark_unpublished(connection: Connection, keys: Collection[HourKey]) -> None:
+    """As if the topics had never heard of them. A new revision: what is on its way to them now is not the last word."""
+    for clause in hour_clauses(keys):
+        await connection.run(
+            f"UPDATE `{_HOURS}` SET revision = revision + 1, published_revision = 0, is_settled = 0 WHERE {clause}"
+        )
+
+
+async def read_credited(connection: Connection, conv_ids: Collection[int]) -> dict[int, CreditedAt]:
+    """Of those conversions that have credits."""
+    found = {}
+    for batch in in_batches(sorted(set(conv_ids))):
+        rows = await connection.fetch(
+            f"SELECT conv_id, user_id, date_hour, version FROM `{_CREDITED}` WHERE conv_id IN ({whole_list(batch)})"
+        )
+        for conv_id, user_id, date_hour, version in rows:
+            found[conv_id] = CreditedAt(HourKey(user_id, date_hour), version)
+    return found
+
+
+async def read_credited_of_hours(connection: Connection, keys: Collection[HourKey]) -> dict[HourKey, dict[int, int]]:
+    """Version, by conversions whose credits stand in the hour."""
+    found: dict[HourKey, dict[int, int]] = {key: {} for key in keys}
+    for clause in hour_clauses(keys):
+        rows = await connection.fetch(f"SELECT conv_id, user_id, date_hour, version FROM `{_CREDITED}` WHERE {clause}")
+        for conv_id, user_id, date_hour, version in rows:
+            found[HourKey(user_id, date_hour)][conv_id] = version
+    return found
+
+
+async def write_credited(connection: Connection, changes: Sequence[HourChange]) -> None:
+    """All goings before all comings, and those only from the hour that says so."""
+    for change in changes:
+        for batch in in_batches(sorted(change.uncredited)):
+            await connection.run(
+                f"DELETE FROM `{_CREDITED}` WHERE conv_id IN ({whole_list(batch)})"
+                f" AND user_id = {change.key.user_id:d} AND date_hour = {change.key.date_hour:d}"
+            )
+    rows = [(conv_id, *change.key, version) for change in changes for conv_id, version in change.credited.items()]
+    if rows:
+        await connection.insert(_PUT_CREDITED, sorted(rows))
