@@ -14,6 +14,8 @@ TOPICS_FILE = Path(__file__).with_name("topics.yaml")
 CLICKS = "clicks"
 CONVERSIONS = "conversions"
 JOURNEYS = "journeys"
+SNAPSHOTS = "attribution-snapshots"
+CREDITS = "attribution-credits"
 JOURNEYS_STATE = "journeys-state"
 DEAD_LETTERS_SUFFIX = "-dead-letters"
 
@@ -58,6 +60,11 @@ class PlannedTopic:
 def changelog_name(app_id: str, table_name: str) -> str:
     """As Faust derives it."""
     return f"{app_id}-{table_name}-changelog"
+
+
+def hours_group_id(app_id: str) -> str:
+    """The consumer group that reads journeys; that of clicks and conversions is `app_id` itself."""
+    return f"{app_id}-hours"
 
 
 def read_topics(path: Path = TOPICS_FILE) -> Sequence[TopicSpec]:

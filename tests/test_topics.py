@@ -30,6 +30,8 @@ def test_the_file_at_the_top_is_the_one_that_is_read() -> None:
         "clicks-dead-letters",
         "conversions-dead-letters",
         "journeys",
+        "attribution-snapshots",
+        "attribution-credits",
         "journeys-state",
     ]
 
@@ -42,6 +44,8 @@ def test_names_counts_and_retention_follow_the_settings() -> None:
         "eu-clicks-dead-letters": 1,
         "eu-conversions-dead-letters": 1,
         "eu-journeys": 3,
+        "eu-attribution-snapshots": 3,
+        "eu-attribution-credits": 3,
         "mta-journeys-state-changelog": 3,
     }
     retention = {topic.name: topic.config.get("retention.ms") for topic in planned}

@@ -5,6 +5,7 @@ conversion would be computed before its clicks and once more after them. So no r
 its partition may still give an earlier one. This is for speed alone; results must be right without it.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,14 +29,30 @@ class _Lane:
 
 
 class PartitionIntake:
-    """Buffers of one partition. Not thread-safe; times are of a monotonic clock."""
+    """Buffers of one partition. Not thread-safe; times are of a monotonic clock.
 
-    def __init__(self, partition: int, generation: int, starts: Mapping[str, int], *, is_aligned: bool) -> None:
+    A chunk that is not full waits until `gather_seconds` have passed since the one before; after `tick_seconds` without
+    a chunk there is one without records (0: never). The first of a partition waits for neither.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        generation: int,
+        starts: Mapping[str, int],
+        *,
+        is_aligned: bool,
+        gather_seconds: float = 0.0,
+        tick_seconds: float = 0.0,
+    ) -> None:
         self.partition = partition
         self.generation = generation
         self._lanes = {topic: _Lane(start) for topic, start in starts.items()}
         self._is_aligned = is_aligned
+        self._gather_seconds = gather_seconds
+        self._tick_seconds = tick_seconds
         self._held_since: float | None = None
+        self._handed_out_at = -math.inf
 
     def expected(self, topic: str) -> int:
         """The offset at which the next fetch of a topic has to begin."""
@@ -66,14 +83,28 @@ class PartitionIntake:
         return min((lane.waiting[0].ordered_at for lane in self._lanes.values() if lane.waiting), default=None)
 
     def next_chunk(self, limit: int, now: float) -> Chunk | None:
-        """At most `limit` records in their order, or only offsets to pass over; None where there is nothing yet."""
+        """At most `limit` records in their order, or only offsets to pass over, or a tick; None: nothing yet."""
+        if self.gathers_for(limit, now) > 0:
+            return None
         arrivals = self._release(limit, now)
         moved = {topic: lane.next_offset() for topic, lane in self._lanes.items()}
-        if not arrivals and all(moved[topic] == lane.released_to for topic, lane in self._lanes.items()):
+        has_moved = any(moved[topic] != lane.released_to for topic, lane in self._lanes.items())
+        if not arrivals and not has_moved and not self._is_tick_due(now):
             return None
         for topic, lane in self._lanes.items():
             lane.released_to = moved[topic]
-        return Chunk(self.partition, self.generation, arrivals, moved)
+        self._handed_out_at = now
+        is_last = all(lane.is_at_end and not lane.waiting for lane in self._lanes.values())
+        return Chunk(self.partition, self.generation, arrivals, moved, is_last)
+
+    def _is_tick_due(self, now: float) -> bool:
+        return self._tick_seconds > 0 and now - self._handed_out_at >= self._tick_seconds
+
+    def gathers_for(self, limit: int, now: float) -> float:
+        """Seconds until a chunk that is not full may be handed out; 0: nothing stands against it."""
+        if sum(len(lane.waiting) for lane in self._lanes.values()) >= limit:
+            return 0.0
+        return max(0.0, self._handed_out_at + self._gather_seconds - now)
 
     def _release(self, limit: int, now: float) -> Sequence[Arrival]:
         lanes = list(self._lanes.values())

@@ -1,4 +1,7 @@
-"""The Faust app of one engine: one agent, one state table, no web server, no clock of its own."""
+"""The Faust app of one engine: one agent, at most one state table, no web server, no clock of its own.
+
+Several live in one process; what Faust lets an app set for all of them is not set here.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ class EngineSettings:
     data_dir: Path
     partitions: int
     state_keys: int
-    state_name: str  # the changelog is `{app_id}-{state_name}-changelog`
+    state_name: str  # the changelog is `{app_id}-{state_name}-changelog`; "": no state, and no changelog
     intake: Intake
 
 
@@ -59,7 +62,7 @@ class ChunkApp(faust.App):
         assert isinstance(consumer, ChunkConsumer)
         consumer.intake = self.engine.intake
         consumer.on_positioned = self.on_positioned
-        consumer.on_unclean_revoke = self.state_table.forget_all
+        consumer.on_unclean_revoke = self.state_table.forget_all if self.engine.state_name else _keep_nothing
         consumer.on_lost_records = self._on_lost_records
         return consumer
 
@@ -74,6 +77,7 @@ class ChunkApp(faust.App):
 
     @property
     def state_table(self) -> StateTable:
+        """Of an engine that has one."""
         found: Any = self.tables[self.engine.state_name]
         assert isinstance(found, StateTable)
         return found
@@ -128,12 +132,16 @@ def build_app(engine: EngineSettings) -> ChunkApp:
         stream_wait_empty=False,
     )
     app.engine = engine
-    _add_state_table(app, engine)
+    if engine.state_name:
+        _add_state_table(app, engine)
     return app
 
 
+def _keep_nothing() -> None:
+    """Without state there is nothing to forget."""
+
+
 def _add_state_table(app: ChunkApp, engine: EngineSettings) -> None:
-    StateTable.bound = engine.state_keys
     app.conf.Table = StateTable  # type: ignore[assignment]
     made = app.Table(
         engine.state_name,
@@ -143,4 +151,5 @@ def _add_state_table(app: ChunkApp, engine: EngineSettings) -> None:
         recovery_buffer_size=4,  # counts fetches
     )
     assert isinstance(made, StateTable)
+    made.bound = engine.state_keys
     made.outbox = lambda: app.outbox

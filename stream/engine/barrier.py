@@ -39,6 +39,7 @@ class Stored:
     outputs: Sequence[OutgoingRecord] = ()
     states: Mapping[bytes, bytes | None] = field(default_factory=dict)
     cached: Sequence[int] = ()
+    receipt: Any = None  # the handler's own, for `note_sent`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ class ChunkHandler(Protocol):
 
     async def delete_cached(self, stored: Stored) -> None: ...
 
+    async def note_sent(self, stored: Stored) -> None:
+        """The outputs were acknowledged. May be repeated. Raises Unavailable."""
+
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         """The chunk of a single record, read as one to dead-letter."""
 
@@ -85,7 +89,7 @@ class Barrier:
         handler: ChunkHandler,
         *,
         consumer: Callable[[], ChunkConsumer],
-        state: StateTable,
+        state: StateTable | None,  # None: the engine keeps none, and its changelog step writes nothing
         outbox: Callable[[], Outbox],
         observer: Observer,
         fail: Callable[[BaseException], None],
@@ -143,10 +147,13 @@ class Barrier:
         consumer = self._consumer()
         taken: Taken = await self._patiently(generation, lambda _: self._handler.take(partition, committed))
         await self._patiently(generation, lambda _: self._outbox().send(taken.outputs))
-        await self._patiently(generation, lambda _: self._state.begin_epoch(partition, taken.epoch, taken.forget))
+        state = self._state
+        if state is not None:
+            await self._patiently(generation, lambda _: state.begin_epoch(partition, taken.epoch, taken.forget))
         if generation != consumer.generation:
             return
-        self._state.kept.put_states(partition, dict.fromkeys(taken.forget))
+        if state is not None:
+            state.kept.put_states(partition, dict.fromkeys(taken.forget))
         self._epochs[partition] = taken.epoch
         consumer.open_partition(partition, generation)
 
@@ -175,11 +182,22 @@ class Barrier:
         self._done("cache", chunk, clock)
         await self._patiently(chunk.generation, lambda _: self._outbox().send(stored.outputs))
         self._done("outputs", chunk, clock)
-        epoch = self._epochs[chunk.partition]
-        await self._patiently(chunk.generation, lambda _: self._state.write(chunk.partition, epoch, stored.states))
+        await self._note_sent(chunk, stored)
+        state, epoch = self._state, self._epochs[chunk.partition]
+        if state is not None:
+            await self._patiently(chunk.generation, lambda _: state.write(chunk.partition, epoch, stored.states))
         self._done("changelog", chunk, clock)
         if await consumer.commit_chunk(chunk):
             self._done("offsets", chunk, clock)
+
+    async def _note_sent(self, chunk: Chunk, stored: Stored) -> None:
+        """Also when the partition was lost meanwhile: what was sent may stand behind what its new owner sent."""
+        try:
+            await patiently(lambda _: self._handler.note_sent(stored), self._observer.waiting)
+        except Fenced as fenced:
+            if chunk.generation != self._consumer().generation:
+                raise _Overtaken from fenced
+            raise
 
     def _narrowed(self, chunk: Chunk, error: RefusedByDatabase) -> Sequence[Chunk]:
         """Halves, down to the one record that the database refuses."""

@@ -141,7 +141,7 @@ class KeptStates(Store[bytes, bytes]):
 class StateTable(faust.Table[bytes, bytes]):
     """The changelog-backed table of an engine; `kept` is its state in memory."""
 
-    bound = 1_000_000
+    bound: int  # most keys that are kept; set before the table is first used
     _tenure = 0  # one more whenever everything kept was dropped
     outbox: Callable[[], Outbox]  # of the app that the table belongs to
 

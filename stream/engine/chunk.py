@@ -1,7 +1,7 @@
 """A chunk: the next records of all co-partitioned topics of one partition, in one order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka.structs import ConsumerRecord
@@ -22,12 +22,16 @@ Reader = Callable[[SourceRecord], Arrival]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`next_offsets`, by topic, is where processing stands once all arrivals are done; it may skip empty offsets."""
+    """`next_offsets`, by topic, is where processing stands once all arrivals are done; it may skip empty offsets.
+
+    A chunk without arrivals that moves no offset is a tick: time has passed.
+    """
 
     partition: int
     generation: int
     arrivals: Sequence[Arrival]
     next_offsets: Mapping[str, int]
+    is_last: bool = False  # nothing lay behind it when it was handed out: all topics had been read to their ends
 
     def halves(self) -> tuple["Chunk", "Chunk"]:
         """Two chunks that give the same when processed one after the other. Needs two arrivals at least."""
@@ -38,10 +42,10 @@ class Chunk:
             first_offsets[arrival.record.topic] = arrival.record.offset
         return (
             Chunk(self.partition, self.generation, self.arrivals[:middle], first_offsets),
-            Chunk(self.partition, self.generation, second, self.next_offsets),
+            replace(self, arrivals=second),
         )
 
     def with_content(self, content: Any) -> "Chunk":
         """The same chunk of a single arrival, read as something else."""
         (arrival,) = self.arrivals
-        return Chunk(self.partition, self.generation, (arrival._replace(content=content),), self.next_offsets)
+        return replace(self, arrivals=(arrival._replace(content=content),))

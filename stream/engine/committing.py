@@ -27,7 +27,12 @@ class OffsetCommits:
         self.processed.clear()
 
     async def commit(self, partition: int, next_offsets: Mapping[str, int]) -> bool:
-        """False if this member was expelled: the records will be delivered again, here or elsewhere."""
+        """False if this member was expelled: the records will be delivered again, here or elsewhere.
+
+        Where nothing has moved since the last time, as at a tick, nothing is sent.
+        """
+        if self.processed.get(partition) == next_offsets:
+            return True
         is_accepted = await self._send(_offsets(partition, next_offsets))
         if is_accepted:
             self.processed[partition] = next_offsets

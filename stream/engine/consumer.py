@@ -9,7 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _FETCH_SECONDS = 0.5
 _HOLDING_SECONDS = 0.05  # how soon a held record is looked at again
+_END_KNOWN_SECONDS = 5.0  # for so long an answer of the broker tells where a topic ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Intake:
     read: Reader
     chunk_records: int
     is_aligned: bool
+    gather_seconds: float = 0.0  # least time between two chunks of a partition, unless the second is full
+    tick_seconds: float = 0.0  # after so long without a chunk a partition gets one without records; 0: never
 
 
 class ChunkConsumer(driver.Consumer):
@@ -65,7 +68,8 @@ class ChunkConsumer(driver.Consumer):
         self._fetching: asyncio.Task[Fetch | None] | None = None
         self._changelog_next: dict[TP, int] = {}
         self._is_draining = False
-        self._answered_at_ms = 0
+        self._answers_ms: Mapping[TP, int] = {}  # when the broker last answered, unix milliseconds
+        self._answered_at_ms = 0  # the last of them all
 
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon)
@@ -76,7 +80,8 @@ class ChunkConsumer(driver.Consumer):
         """One round of Faust's drain loop: whatever a fetch brought, and the chunks that became ready."""
         fetch = await self._next_fetch()
         if fetch is not None and not self.should_stop:
-            self._answered_at_ms = max(self._answered_at_ms, fetch.answered_at_ms)
+            self._answers_ms = fetch.answers_ms
+            self._answered_at_ms = max(self._answered_at_ms, *fetch.answers_ms.values(), 0)
             for part in fetch.parts:
                 if not self._is_current(fetch):
                     self.counts["fetches_outdated"] += 1
@@ -95,8 +100,7 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
         if self._fetching is None:
-            seconds = _HOLDING_SECONDS if any(not one.is_empty() for one in self.intakes.values()) else _FETCH_SECONDS
-            self._fetching = asyncio.ensure_future(self._fetch(seconds))
+            self._fetching = asyncio.ensure_future(self._fetch(self._fetch_seconds()))
         waking = asyncio.ensure_future(self._wake.wait())
         try:
             await asyncio.wait({self._fetching, waking}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,6 +111,12 @@ class ChunkConsumer(driver.Consumer):
             return None
         fetching, self._fetching = self._fetching, None
         return fetching.result()
+
+    def _fetch_seconds(self) -> float:
+        """How long a fetch may wait for records: no longer than until those that are here may be handed out."""
+        now, limit = time.monotonic(), self.intake.chunk_records
+        waits = [one.gathers_for(limit, now) for one in self.intakes.values() if not one.is_empty()]
+        return min(_FETCH_SECONDS, max(_HOLDING_SECONDS, min(waits, default=_FETCH_SECONDS)))
 
     async def _fetch(self, seconds: float) -> Fetch | None:
         active = self._get_active_partitions() - self._full()
@@ -183,8 +193,14 @@ class ChunkConsumer(driver.Consumer):
         return True
 
     def _mark_ends(self, fetch: Fetch) -> None:
+        """A topic whose records were not taken in is not at its end, wherever its position is."""
+        is_current = self._is_current(fetch)
+        fetched_to = {part.tp: part.next for part in fetch.parts}
         for partition, intake in self.intakes.items():
-            ends = {topic: fetch.ends.get(TP(topic, partition), False) for topic in self.intake.topics}
+            ends = {}
+            for topic in self.intake.topics:
+                tp, expected = TP(topic, partition), intake.expected(topic)
+                ends[topic] = is_current and fetch.ends.get(tp, False) and fetched_to.get(tp, expected) == expected
             intake.mark_ends(ends)
 
     def _ready_chunks(self) -> list[Chunk]:
@@ -195,11 +211,18 @@ class ChunkConsumer(driver.Consumer):
         for partition in sorted(self._open - self._in_flight.keys()):
             chunk = self.intakes[partition].next_chunk(self.intake.chunk_records, now)
             if chunk is not None:
+                if chunk.is_last and not self._is_end_known(partition):
+                    chunk = replace(chunk, is_last=False)
                 self._in_flight[partition] = self.loop.create_future()
                 self.counts["chunks"] += 1
                 self.counts["records"] += len(chunk.arrivals)
                 ready.append(chunk)
         return ready
+
+    def _is_end_known(self, partition: int) -> bool:
+        """Not while a broker is silent: what it held back cannot be told."""
+        oldest = min(self._answers_ms.get(TP(topic, partition), 0) for topic in self.intake.topics)
+        return unix_now() - oldest / 1000 <= _END_KNOWN_SECONDS
 
     def _message(self, tp: TP, offset: int, value: Any) -> ConsumerMessage:
         return ConsumerMessage(
@@ -295,11 +318,20 @@ class ChunkConsumer(driver.Consumer):
             for partition in sorted({tp.partition for tp in source})
         }
         self.intakes = {
-            partition: PartitionIntake(partition, self.generation, begins_at, is_aligned=self.intake.is_aligned)
-            for partition, begins_at in self._starts.items()
+            partition: self._new_intake(partition, begins_at) for partition, begins_at in self._starts.items()
         }
         known = {partition: {topic: committed[TP(topic, partition)] for topic in topics} for partition in self.intakes}
         self.on_positioned(known, self.generation)
+
+    def _new_intake(self, partition: int, begins_at: Mapping[str, int]) -> PartitionIntake:
+        return PartitionIntake(
+            partition,
+            self.generation,
+            begins_at,
+            is_aligned=self.intake.is_aligned,
+            gather_seconds=self.intake.gather_seconds,
+            tick_seconds=self.intake.tick_seconds,
+        )
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         """Recovery seeks changelogs through here; remembered, for a gap in a changelog must never pass."""

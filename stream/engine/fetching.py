@@ -32,10 +32,10 @@ class Fetch:
     generation: int
     parts: Sequence[Fetched]
     ends: Mapping[TP, bool]  # position has reached the last stable offset, as far as the last fetch knew
-    answered_at_ms: int  # when a broker last answered a fetch, unix milliseconds; 0: never
+    answers_ms: Mapping[TP, int]  # when a broker last answered a fetch of it, unix milliseconds; 0: never
 
 
-NOTHING_FETCHED = Fetch(-1, (), {}, 0)
+NOTHING_FETCHED = Fetch(-1, (), {}, {})
 
 
 class ChunkThread(driver.AIOKafkaConsumerThread):
@@ -70,7 +70,7 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
                 start = fetched[0].offset if fetched else position
             if fetched or start != position:
                 parts.append(Fetched(TP(tp.topic, tp.partition), fetched, start, position))
-        return Fetch(self.app.consumer_generation_id, parts, self._ends(consumer), self._answered_at_ms(consumer))
+        return Fetch(self.app.consumer_generation_id, parts, self._ends(consumer), self._answers_ms(consumer))
 
     async def rest(self, seconds: float) -> None:
         """Fetch nothing for a while, and still count as one who polls.
@@ -96,8 +96,8 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
     def _positions(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int]:
         return {tp: state._position for tp, state in self._states(consumer).items() if state._position is not None}
 
-    def _answered_at_ms(self, consumer: aiokafka.AIOKafkaConsumer) -> int:
-        return max((state.timestamp or 0 for state in self._states(consumer).values()), default=0)
+    def _answers_ms(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, int]:
+        return {TP(tp.topic, tp.partition): state.timestamp or 0 for tp, state in self._states(consumer).items()}
 
     def _ends(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, bool]:
         return {

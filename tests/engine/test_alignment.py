@@ -144,6 +144,97 @@ def test_it_knows_what_it_expects_and_what_it_has_released() -> None:
     assert made.oldest_waiting() is None
 
 
+# Gathering, ticks, and what is last
+
+
+def paced(gather_seconds: float = 0.0, tick_seconds: float = 0.0) -> PartitionIntake:
+    made = PartitionIntake(
+        3, 7, {A: 0, B: 0}, is_aligned=False, gather_seconds=gather_seconds, tick_seconds=tick_seconds
+    )
+    made.mark_ends(BOTH_AT_END)
+    return made
+
+
+def test_a_chunk_that_is_not_full_waits_until_the_time_since_the_last_one_is_over() -> None:
+    made = paced(gather_seconds=5)
+    made.add(A, [arrival(A, 0)], 1)
+    assert places(taken(made, now=1_000).arrivals) == [(A, 0)]
+    made.add(A, [arrival(A, 1)], 2)
+    assert made.next_chunk(100, now=1_004.9) is None
+    assert made.gathers_for(100, 1_004) == 1
+    made.add(B, [arrival(B, 0)], 1)
+    assert places(taken(made, now=1_005).arrivals) == [(A, 1), (B, 0)]
+    assert made.next_chunk(100, now=2_000) is None
+
+
+def test_a_full_chunk_does_not_wait_and_its_rest_does() -> None:
+    made = paced(gather_seconds=5)
+    made.add(A, [arrival(A, 0)], 1)
+    taken(made, now=1_000)
+    made.add(A, [arrival(A, offset) for offset in range(1, 4)], 4)
+    made.add(B, [arrival(B, 0)], 1)
+    assert made.gathers_for(3, 1_001) == 0
+    assert len(taken(made, limit=3, now=1_001).arrivals) == 3
+    assert made.next_chunk(3, now=1_005.9) is None
+    assert len(taken(made, limit=3, now=1_006).arrivals) == 1
+
+
+def test_offsets_without_records_are_gathered_too() -> None:
+    made = paced(gather_seconds=5)
+    taken_first = made.next_chunk(100, now=1_000)
+    assert taken_first is None
+    made.add(A, [], 4)
+    assert taken(made, now=1_000).next_offsets == {A: 4, B: 0}
+    made.add(A, [], 6)
+    assert made.next_chunk(100, now=1_001) is None
+    assert taken(made, now=1_005).next_offsets == {A: 6, B: 0}
+
+
+def test_a_partition_without_a_chunk_for_long_gets_one_without_records() -> None:
+    made = paced(tick_seconds=20)
+    made.add(A, [arrival(A, 0)], 1)
+    taken(made, now=1_000)
+    assert made.next_chunk(100, now=1_019.9) is None
+    tick = taken(made, now=1_020)
+    assert (list(tick.arrivals), tick.next_offsets, tick.is_last) == ([], {A: 1, B: 0}, True)
+    made.add(A, [arrival(A, 1)], 2)
+    assert places(taken(made, now=1_021).arrivals) == [(A, 1)]
+    assert made.next_chunk(100, now=1_040) is None
+    assert taken(made, now=1_041).arrivals == []
+
+
+def test_the_first_tick_comes_at_once_and_without_ticks_none_comes() -> None:
+    assert taken(paced(tick_seconds=20), now=0).arrivals == []
+    assert paced().next_chunk(100, now=1_000_000) is None
+
+
+def test_a_tick_tells_that_records_are_held() -> None:
+    made = PartitionIntake(3, 7, {A: 0, B: 0}, is_aligned=True, tick_seconds=20)
+    made.add(A, [arrival(A, 0)], 1)
+    tick = taken(made, now=1_000)
+    assert (list(tick.arrivals), tick.next_offsets, tick.is_last) == ([], {A: 0, B: 0}, False)
+
+
+def test_a_chunk_is_last_where_nothing_is_left_and_all_topics_are_at_their_ends() -> None:
+    made = paced()
+    made.add(A, [arrival(A, 0), arrival(A, 1)], 2)
+    assert [taken(made, limit=1).is_last for _ in range(2)] == [False, True]
+    made.add(A, [arrival(A, 2)], 3)
+    made.mark_ends({A: True, B: False})
+    assert not taken(made).is_last
+
+
+def test_only_the_second_half_may_be_last_and_what_is_read_as_something_else_stays_it() -> None:
+    made = filled([10, 20], [])
+    made.mark_ends(BOTH_AT_END)
+    whole = taken(made)
+    assert whole.is_last
+    assert [half.is_last for half in whole.halves()] == [False, True]
+    assert whole.halves()[1].with_content("refused").is_last
+    made.add(A, [arrival(A, 2), arrival(A, 3), arrival(A, 4)], 5)
+    assert [half.is_last for half in taken(made, limit=2).halves()] == [False, False]
+
+
 # By property
 
 

@@ -38,6 +38,7 @@ class World:
         self.committed: list[dict[str, int]] = []
         self.failed: list[BaseException] = []
         self.reasons: list[str] = []
+        self.receipts: list[object] = []
         self.taken = Taken(epoch=5, forget=(b"f",), outputs=(OUTPUT,))
         self.kept = SimpleNamespace(put_states=lambda partition, states: self.put.append((partition, dict(states))))
 
@@ -63,10 +64,14 @@ class World:
                 raise RefusedByDatabase("whatever it is")
             if each.record.offset in self.refused_offsets and not isinstance(each.content, InvalidEvent):
                 raise RefusedByDatabase("no such value")
-        return Stored((OUTPUT,), {b"k": _name(part).encode()}, (1,))
+        return Stored((OUTPUT,), {b"k": _name(part).encode()}, (1,), receipt=_name(part))
 
     async def delete_cached(self, stored: Stored) -> None:
         self.note("cache")
+
+    async def note_sent(self, stored: Stored) -> None:
+        self.note("sent")
+        self.receipts.append(stored.receipt)
 
     def refused(self, part: Chunk, error: RefusedByDatabase) -> Chunk:
         return part.with_content(InvalidEvent("refused_by_database", str(error)))
@@ -130,11 +135,15 @@ def world() -> World:
 
 @pytest.fixture
 async def barrier(world: World) -> Barrier:
+    return await opened(world, has_state=True)
+
+
+async def opened(world: World, *, has_state: bool) -> Barrier:
     everything: Any = world
     made = Barrier(
         everything,
         consumer=lambda: everything,
-        state=everything,
+        state=everything if has_state else None,
         outbox=lambda: everything,
         observer=everything,
         fail=world.failed.append,
@@ -170,6 +179,7 @@ async def test_the_steps_follow_one_another_and_offsets_come_last(barrier: Barri
         "done cache",
         "send",
         "done outputs",
+        "sent",
         "changelog",
         "done changelog",
         "commit",
@@ -178,6 +188,7 @@ async def test_the_steps_follow_one_another_and_offsets_come_last(barrier: Barri
     assert tuple(entry.removeprefix("done ") for entry in world.journal if entry.startswith("done ")) == STEPS
     assert world.committed == [{A: 2, B: 0}]
     assert world.written == [(0, 5, {b"k": b"0[0,1]"})]
+    assert world.receipts == ["0[0,1]"]
     assert world.failed == []
 
 
@@ -187,9 +198,10 @@ async def test_a_chunk_without_records_commits_its_offsets_too(barrier: Barrier,
 
 
 TRIED_TWICE_MORE = {
-    "store": ["store 0[0]", "store 0[0] again", "store 0[0] again", "cache", "send", "changelog", "commit"],
-    "send": ["store 0[0]", "cache", "send", "send", "send", "changelog", "commit"],
-    "changelog": ["store 0[0]", "cache", "send", "changelog", "changelog", "changelog", "commit"],
+    "store": ["store 0[0]", "store 0[0] again", "store 0[0] again", "cache", "send", "sent", "changelog", "commit"],
+    "send": ["store 0[0]", "cache", "send", "send", "send", "sent", "changelog", "commit"],
+    "sent": ["store 0[0]", "cache", "send", "sent", "sent", "sent", "changelog", "commit"],
+    "changelog": ["store 0[0]", "cache", "send", "sent", "changelog", "changelog", "changelog", "commit"],
 }
 
 
@@ -211,7 +223,7 @@ async def test_it_says_what_it_waits_for_and_when_that_is_over(barrier: Barrier,
     assert world.reasons == ["the database is away", "the database is away", ""]
 
 
-@pytest.mark.parametrize("call", ["store", "cache", "send", "changelog", "commit"])
+@pytest.mark.parametrize("call", ["store", "cache", "send", "sent", "changelog", "commit"])
 @pytest.mark.parametrize("error", [ValueError("what is this"), MessageSizeTooLargeError("never fits"), Fenced("lost")])
 async def test_an_error_that_waiting_cannot_mend_stops_everything_uncommitted(
     barrier: Barrier, world: World, call: str, error: Exception
@@ -238,7 +250,7 @@ async def test_each_half_passes_all_steps_before_the_next_begins(barrier: Barrie
     world.refused_offsets = {0}
     await driven(barrier, world, chunk((A, 0), (B, 0)))
     # Both records have offset 0: each is refused alone, and then stored as a dead letter.
-    passed = ["cache", "send", "changelog", "commit"]
+    passed = ["cache", "send", "sent", "changelog", "commit"]
     assert world.calls() == ["store 0[0,0]", *(["store 0[0]", "store 0[0]", *passed] * 2)]
     assert world.committed == [{A: 1, B: 0}, {A: 1, B: 1}]
 
@@ -275,7 +287,7 @@ async def test_a_chunk_of_an_older_generation_commits_no_offsets(barrier: Barrie
     assert world.committed == []
 
 
-@pytest.mark.parametrize("call", ["store", "send", "changelog"])
+@pytest.mark.parametrize("call", ["store", "send", "sent", "changelog"])
 async def test_a_chunk_overtaken_while_it_waited_is_given_up(barrier: Barrier, world: World, call: str) -> None:
     # The partition went to another worker and came back: what the chunk still knows is older than the state of today.
     world.failures[call] = [Unavailable("gone")] * 1_000
@@ -298,6 +310,17 @@ async def test_chunks_of_different_partitions_overlap(barrier: Barrier, world: W
     world.doors[0].set()
     await until(lambda: world.finished == [1, 0])
     assert len(world.committed) == 2
+
+
+async def test_without_state_all_steps_are_told_and_nothing_is_kept(world: World) -> None:
+    made = await opened(world, has_state=False)
+    await driven(made, world, chunk((A, 0)))
+    assert world.calls() == ["store 0[0]", "cache", "send", "sent", "commit"]
+    assert tuple(entry.removeprefix("done ") for entry in world.journal if entry.startswith("done ")) == STEPS
+    made.take_partitions({0: {A: 1, B: 0}}, 1)
+    await until(lambda: world.opened == [(0, 1)])
+    assert world.calls()[5:] == ["take 0", "send"]
+    assert (world.written, world.put, world.failed) == ([], [], [])
 
 
 # Taking a partition over

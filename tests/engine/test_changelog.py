@@ -289,3 +289,13 @@ async def test_the_mark_of_an_epoch_hides_nothing_that_another_owner_wrote_befor
     outbox.door.set()
     await made.begin_epoch(0, 1, [b"a"])
     assert TP(CHANGELOG, 0) not in offsets
+
+
+def test_two_engines_of_a_process_have_bounds_of_their_own(tmp_path: Path) -> None:
+    intake = Intake(("clicks", "conversions"), lambda one: Arrival(one, 0, None), 10, is_aligned=True)
+    apps = [
+        build_app(EngineSettings(f"app{bound}", ("127.0.0.1:1",), None, tmp_path, 1, bound, name, intake))
+        for bound, name in ((10, "state"), (20, "state"), (0, ""))
+    ]
+    assert [app.state_table.kept.bound for app in apps[:2]] == [10, 20]
+    assert [len(app.tables) for app in apps] == [1, 1, 0]  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from faust.tables.recovery import Recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
-from mode.services import ServiceTask
+from mode.services import Service, ServiceTask
 
 ENGINE = Path(__file__).resolve().parents[2] / "stream" / "engine"
 Thread = driver.AIOKafkaConsumerThread
@@ -115,7 +115,7 @@ ATTRIBUTES: list[tuple[type, tuple[str, ...]]] = [
     ),
     (Fetcher, ("_closed", "_subscriptions")),
     (GroupCoordinator, ("generation",)),
-    (TopicPartitionState, ("_position", "lso")),
+    (TopicPartitionState, ("_position", "lso", "timestamp")),
     (Recovery, ("active_offsets", "active_tps", "_recovery_started_at", "_recovery_ended_at")),
 ]
 
@@ -184,6 +184,15 @@ BEHAVIOURS: list[tuple[Any, str, str]] = [
         "changelogs stay paused once recovered, for our buffer is larger",
     ),
     (Recovery.on_recovery_completed, "consumer.perform_seek()", "partitions are positioned after recovery"),
+    (Recovery._restart_recovery, "if not self.tables or", "an app without tables recovers nothing"),
+    (Recovery._resume_streams, "consumer.perform_seek()", "partitions are positioned without recovery"),
+    (
+        aiokafka_fetcher.Fetcher._proc_fetch_request,
+        "tp_state.timestamp = ",
+        "each answer of a broker says when it came",
+    ),
+    (Service.stop, "await self.on_stop()", "a worker stops its engines by itself, before its children"),
+    (Service.crash, "for node in self.beacon.walk():", "a crash is told upwards, to the process"),
     (Recovery._seek_offsets, "consumer.seek_wait(", "changelog positions pass through our seek_wait"),
     (faust.Table.on_rebalance, "self.data.on_rebalance(", "revoked partitions leave our store"),
     (faust.Table._new_changelog_topic, "schema=self.schema", "the changelog topic has a schema to replace"),

@@ -7,11 +7,12 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
 
+from stream.clock import unix_now
 from stream.core.errors import StartRefused
 from stream.engine.alignment import PartitionIntake
 from stream.engine.chunk import Arrival
 from stream.engine.consumer import ChunkConsumer
-from stream.engine.fetching import Fetched
+from stream.engine.fetching import Fetch, Fetched
 from tests.engine.arrivals import A, record
 
 PLACE = TP(A, 0)
@@ -23,11 +24,15 @@ class Consumer:
 
     _take_in = ChunkConsumer._take_in
     _holds = ChunkConsumer._holds
+    _mark_ends = ChunkConsumer._mark_ends
+    _is_end_known = ChunkConsumer._is_end_known
 
     def __init__(self, begins: int | None) -> None:
         self._begins = begins
         self.counts = {"gaps": 0, "rewinds": 0}
-        self.intake = SimpleNamespace(read=lambda one: Arrival(one, 0, None))
+        self.intake = SimpleNamespace(read=lambda one: Arrival(one, 0, None), topics=(A,))
+        self.is_current = True
+        self._answers_ms: dict[TP, int] = {}
         self.intakes = {0: PartitionIntake(0, 1, {A: EXPECTED}, is_aligned=True)}
         self.sought: list[int] = []
         self.lost: list[StartRefused] = []
@@ -36,6 +41,9 @@ class Consumer:
         if self._begins is None:
             raise KafkaTimeoutError
         return {tp: self._begins}
+
+    def _is_current(self, fetch: Fetch) -> bool:
+        return self.is_current
 
     async def _seek(self, tp: TP, offset: int) -> None:
         self.sought.append(offset)
@@ -82,3 +90,37 @@ async def test_offsets_without_records_are_passed_over_only_where_the_log_reache
 async def test_while_the_broker_does_not_say_where_the_log_begins_nothing_is_passed_over() -> None:
     consumer = await taken(None, range(150, 160), EXPECTED, 160)
     assert (consumer.buffered(), consumer.sought, consumer.lost) == ((0, EXPECTED), [EXPECTED], [])
+
+
+# Is a partition read to its end?
+
+
+async def is_last(consumer: Any, part: Fetched | None) -> bool:  # noqa: ANN401 - stands for a ChunkConsumer
+    """After a fetch whose position has reached the end of the log."""
+    if part is not None:
+        await consumer._take_in(part)
+    consumer._mark_ends(Fetch(1, [part] if part else [], {PLACE: True}, {}))
+    consumer.intakes[0].add(A, [], consumer.intakes[0].expected(A) + 1)  # so that there is a chunk
+    found: bool = consumer.intakes[0].next_chunk(1_000, 0.0).is_last
+    return found
+
+
+async def test_a_topic_is_at_its_end_once_all_was_taken_in() -> None:
+    assert await is_last(Consumer(0), None)
+    assert await is_last(Consumer(0), Fetched(PLACE, [record(A, EXPECTED)], EXPECTED, EXPECTED + 1))
+
+
+async def test_records_that_were_not_taken_in_still_lie_behind() -> None:
+    assert not await is_last(Consumer(0), Fetched(PLACE, [record(A, 150)], 150, 151))
+    overtaken = Consumer(0)
+    overtaken.is_current = False
+    assert not await is_last(overtaken, None)
+
+
+def test_the_end_is_known_only_while_the_broker_answers() -> None:
+    consumer: Any = Consumer(0)
+    assert not consumer._is_end_known(0)
+    consumer._answers_ms = {PLACE: int(unix_now() * 1000)}
+    assert consumer._is_end_known(0)
+    consumer._answers_ms = {PLACE: int(unix_now() * 1000) - 60_000}
+    assert not consumer._is_end_known(0)

@@ -15,14 +15,15 @@ import mode.loop
 
 mode.loop.use("uvloop")
 
-from faust.types import StreamT  # noqa: E402
 from faust.worker import Worker  # noqa: E402
 
 from stream.core.errors import RefusedByDatabase  # noqa: E402
-from stream.engine.app import ChunkApp, EngineSettings, build_app  # noqa: E402
-from stream.engine.barrier import Barrier, Step, Stored, Taken, exit_now  # noqa: E402
+from stream.engine.app import ChunkApp, EngineSettings  # noqa: E402
+from stream.engine.barrier import Step, Stored, Taken, exit_now  # noqa: E402
+from stream.engine.changelog import KeptStates  # noqa: E402
 from stream.engine.chunk import Arrival, Chunk, SourceRecord  # noqa: E402
 from stream.engine.consumer import Intake  # noqa: E402
+from stream.engine.hosting import Beside, Engine  # noqa: E402
 from stream.wire.outgoing import OutgoingRecord  # noqa: E402
 
 _FIGURES_EVERY_SECONDS = 0.1
@@ -38,6 +39,9 @@ class Config:
     partitions: int
     chunk_records: int = 500
     state_keys: int = 1_000_000
+    state_name: str = "counts"  # "": the engine keeps none
+    gather_seconds: float = 0.0
+    tick_seconds: float = 0.0
 
     @property
     def notes(self) -> Path:
@@ -46,6 +50,11 @@ class Config:
     @property
     def figures(self) -> Path:
         return Path(self.folder) / "figures.json"
+
+    @property
+    def crash(self) -> Path:
+        """Once it is there, the app comes down."""
+        return Path(self.folder) / "crash"
 
     @property
     def changelog(self) -> str:
@@ -58,57 +67,47 @@ class Toy:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._notes = config.notes.open("a", buffering=1)
-        self.app: ChunkApp = build_app(
-            EngineSettings(
-                app_id=config.app_id,
-                brokers=(config.kafka,),
-                credentials=None,
-                data_dir=Path(config.folder) / "data",
-                partitions=config.partitions,
-                state_keys=config.state_keys,
-                state_name="counts",
-                intake=Intake(config.topics, _read, config.chunk_records, is_aligned=True),
-            )
+        settings = EngineSettings(
+            app_id=config.app_id,
+            brokers=(config.kafka,),
+            credentials=None,
+            data_dir=Path(config.folder) / "data",
+            partitions=config.partitions,
+            state_keys=config.state_keys,
+            state_name=config.state_name,
+            intake=Intake(
+                config.topics,
+                _read,
+                config.chunk_records,
+                is_aligned=True,
+                gather_seconds=config.gather_seconds,
+                tick_seconds=config.tick_seconds,
+            ),
         )
-        self.barrier = Barrier(
-            self,
-            consumer=lambda: self.app.chunk_consumer,
-            state=self.app.state_table,
-            outbox=lambda: self.app.outbox,
-            observer=self,
-            fail=exit_now,
-        )
-        self.app.on_positioned = self.barrier.take_partitions
-        self.app.fail = exit_now
-        self.app.before_start = self._before_start
-        self.app.before_stop = self.barrier.stop
-        self.app.agent(self.app.chunks(), name="counting")(self._agent)
+        engine = Engine("counting", settings, self, observer=self, fail=exit_now, before_start=self._before_start)
+        self.app: ChunkApp = engine.app
         self.app.task(self._publish_figures)
 
     async def _before_start(self) -> None:
         return
 
-    async def _agent(self, chunks: StreamT[Any]) -> None:
-        without_acks: Any = chunks
-        async for event in without_acks.noack().events():
-            self.app.chunk_consumer.unacked.discard(event.message)
-            self.barrier.begin(event.value)
-
     async def _publish_figures(self) -> None:
         while not self.app.should_stop:
+            if self._config.crash.exists():
+                raise RuntimeError("the test says so")
             self._write_figures()
             await asyncio.sleep(_FIGURES_EVERY_SECONDS)
 
     def _write_figures(self) -> None:
-        consumer, kept = self.app.chunk_consumer, self.app.state_table.kept
+        consumer, kept = self.app.chunk_consumer, self._kept()
         recovery: Any = self.app.tables.recovery  # type: ignore[attr-defined]
         figures = {
             "open": consumer.opened(),
             "counts": dict(consumer.counts),
             "messages": dict(self.app.monitor.messages_received_by_topic),
-            "recovered": kept.recovered,
+            "recovered": kept.recovered if kept is not None else 0,
             "recovery_seconds": (recovery._recovery_ended_at or 0) - (recovery._recovery_started_at or 0),
-            "keys": len(kept),
+            "keys": len(kept) if kept is not None else 0,
         }
         fresh = self._config.figures.with_suffix(".new")
         fresh.write_text(json.dumps(figures))
@@ -117,8 +116,9 @@ class Toy:
     # What the barrier calls
 
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
-        kept = self.app.state_table.kept
-        states = {key.decode(): _count(value) for key, value in kept.partitions.get(partition, {}).items()}
+        kept = self._kept()
+        values = kept.partitions.get(partition, {}) if kept is not None else {}
+        states = {key.decode(): _count(value) for key, value in values.items()}
         # Large states are only counted: a note is one line.
         self._note("taken", partition, committed=dict(committed), states=states if len(states) < 1000 else len(states))
         epochs = Path(self._config.folder) / f"epoch-{partition}"
@@ -127,19 +127,23 @@ class Toy:
         return Taken(epoch)
 
     async def store(self, chunk: Chunk, *, is_repeated: bool) -> Stored:
-        get_state = self.app.state_table.kept.get_state
+        kept = self._kept()
         counts: dict[bytes, int] = {}
         for arrival in chunk.arrivals:
             key = arrival.record.key
             assert key is not None
-            counts[key] = counts.get(key, _count(get_state(chunk.partition, key))) + 1
+            before = kept.get_state(chunk.partition, key) if kept is not None else None
+            counts[key] = counts.get(key, _count(before)) + 1
         values = [(arrival.record.value or b"").decode() for arrival in chunk.arrivals]
-        self._note("stored", chunk.partition, values=values, ends=dict(chunk.next_offsets))
+        self._note("stored", chunk.partition, values=values, ends=dict(chunk.next_offsets), is_last=chunk.is_last)
         output = OutgoingRecord(self._config.output, chunk.partition, None, b"%d" % len(chunk.arrivals), ())
-        return Stored([output], {key: b"%d" % count for key, count in counts.items()})
+        return Stored([output], {key: b"%d" % count for key, count in counts.items()}, receipt=len(values))
 
     async def delete_cached(self, stored: Stored) -> None:
         return
+
+    async def note_sent(self, stored: Stored) -> None:
+        self._note("sent", -1, records=stored.receipt)
 
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         raise AssertionError(error)
@@ -153,8 +157,16 @@ class Toy:
     def _note(self, what: str, partition: int, **more: object) -> None:
         self._notes.write(json.dumps({"what": what, "partition": partition, **more}) + "\n")
 
-    def run(self) -> None:
-        Worker(self.app, loglevel="INFO", redirect_stdouts=False, daemon=True, quiet=True).execute_from_commandline()
+    def _kept(self) -> KeptStates | None:
+        return self.app.state_table.kept if self._config.state_name else None
+
+
+def run(first: Toy, *others: Toy) -> None:
+    """All in this process."""
+    beside = [Beside(toy.app) for toy in others]
+    Worker(
+        first.app, *beside, loglevel="INFO", redirect_stdouts=False, daemon=True, quiet=True
+    ).execute_from_commandline()
 
 
 def _read(record: SourceRecord) -> Arrival:
@@ -166,5 +178,5 @@ def _count(value: bytes | None) -> int:
 
 
 if __name__ == "__main__":
-    settings = json.loads(Path(sys.argv[1]).read_text())
-    Toy(Config(**settings | {"topics": tuple(settings["topics"])})).run()
+    configs = json.loads(Path(sys.argv[1]).read_text())
+    run(*[Toy(Config(**each | {"topics": tuple(each["topics"])})) for each in configs])
