@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 from stream.core.errors import Misconfigured
 
 PREFIX = "TOUCHSTREAM_"
+ALL_SCOPES = "all"
 Value = TypeVar("Value")
 
 # Kubernetes gives every container such names for each service; one called "touchstream" must not stop the worker.
@@ -162,6 +163,7 @@ class Settings:
     lookback_days: int = _setting("LOOKBACK_DAYS", 30, _whole(1, 3650), "how far before a conversion its clicks lie")
     allowed_lateness_seconds: int = _setting("ALLOWED_LATENESS_SECONDS", 3600, _whole(0), "until an hour is final")
     fire_interval_seconds: float = _setting("FIRE_INTERVAL_SECONDS", 5.0, _seconds, "between two writes of an hour")
+    scopes: str = _setting("SCOPES", ALL_SCOPES, _choice(ALL_SCOPES, "global"), "which scopes of an hour get totals")
     health: HostPort = _setting("HEALTH", HostPort("127.0.0.1", 6066), host_port, "where a worker tells how it is")
     state_keys: int = _setting("STATE_KEYS", 1_000_000, _whole(1), "most journey keys that a worker holds in memory")
     align: bool = _setting("ALIGN", True, _switch, "merge clicks and conversions by time; off only to test")

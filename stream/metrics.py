@@ -43,6 +43,10 @@ class Metrics:
         self.stale_dropped = gauge("state_stale_dropped", "changelog values of an older epoch dropped by recovery")
         self.recovered = gauge("recovered_records", "changelog records read by the last recoveries")
         self.recovery_seconds = gauge("recovery_seconds", "time that the last recovery took")
+        self.hours_fired = counter("hours_fired", "hours written to SQL")
+        self.credits_written = counter("credits_written", "credits written to SQL")
+        self.hours_in_memory = gauge("hours_conversions", "conversions of hours in memory")
+        self.unreadable_journeys = gauge("unreadable_journeys", "records of the journeys topic that are no journeys")
         self.waiting = gauge("waiting", "1 while broker or database do not answer")
 
     def add_fold_counts(self, counts: Mapping[str, int]) -> None:

@@ -43,6 +43,14 @@ class StateReader(Protocol):
     def oldest_keys(self, partition: int, count: int) -> list[bytes]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JourneysSettings:
+    """How journeys are worked at."""
+
+    owner: str
+    lookback: int  # seconds
+
+
 @dataclass(frozen=True, slots=True)
 class _Standing:
     """What is known of a partition between two chunks."""
@@ -52,6 +60,12 @@ class _Standing:
     newest_conversion: int
     history_from: int
 
+    def advance(self, chunk: Chunk, drained_at: int | None) -> Advance:
+        """Where the partition stands once the chunk is stored."""
+        return Advance(
+            chunk.partition, self.epoch, chunk.next_offsets, self.watermark, self.newest_conversion, drained_at
+        )
+
 
 class JourneysHandler:
     """What the barrier calls for each chunk; satisfies `stream.engine.barrier.ChunkHandler`."""
@@ -60,22 +74,23 @@ class JourneysHandler:
         self,
         names: TopicNames,
         store: FactStore,
+        settings: JourneysSettings,
         *,
-        owner: str,
-        lookback: int,  # seconds
         states: Callable[[], StateReader],
         cache: JourneyCache,
         metrics: Metrics,
         log_place: Callable[[int, Mapping[str, int | None]], Awaitable[LogPlace]],
+        clock: Callable[[], int],  # unix seconds
     ) -> None:
         self._names = names
-        self._owner = owner
-        self._lookback = lookback
+        self._owner = settings.owner
+        self._lookback = settings.lookback
         self._store = store
         self._states = states
         self._cache = cache
         self._metrics = metrics
         self._log_place = log_place
+        self._clock = clock
         self._standings: dict[int, _Standing] = {}
 
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
@@ -109,11 +124,13 @@ class JourneysHandler:
             self._standings[chunk.partition].newest_conversion,
             standing.history_from,
         )
-        advance = Advance(
-            chunk.partition, standing.epoch, chunk.next_offsets, standing.watermark, standing.newest_conversion
-        )
+        # A repetition may come long after the chunk was handed out; what lies behind it now is not known.
+        drained_at = self._clock() if chunk.is_last and not is_repeated else None
+        advance = standing.advance(chunk, drained_at)
         async with self._store.transaction() as transaction:
             before = await transaction.pass_fence(advance, after_failure=is_repeated)
+            if not chunk.arrivals and not before:
+                return Stored()
             forgotten, restated = unsettled_of(before)
             folded = await self._fold(transaction, place, events, forgotten)
             if folded.journeys or folded.displaced:
@@ -138,6 +155,9 @@ class JourneysHandler:
         if stored.cached:
             failures = await self._cache.delete(stored.cached)
             self._metrics.cache_failures.inc(failures)
+
+    async def note_sent(self, stored: Stored) -> None:
+        """Nothing is kept of it: journeys are sent whenever they are written."""
 
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         return chunk.with_content(InvalidEvent(Reason.REFUSED_BY_DATABASE, str(error)))

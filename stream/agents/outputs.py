@@ -8,7 +8,7 @@ from stream.agents.reading import Misplaced
 from stream.core.errors import InvalidEvent
 from stream.core.events import Click, Conversion
 from stream.core.folding import Folded
-from stream.core.keys import murmur2, partition_of, record_key
+from stream.core.keys import partition_of, partition_of_account, record_key
 from stream.core.second_look import SentOn
 from stream.engine.chunk import Arrival
 from stream.wire.dead_letters import Origin, dead_letter
@@ -70,7 +70,7 @@ def _journey_records(names: TopicNames, folded: Folded) -> list[OutgoingRecord]:
     records = []
     for journey in folded.journeys:
         key = journey_record_key(journey)
-        partition = (murmur2(key) & 0x7FFFFFFF) % names.journeys_partitions
+        partition = partition_of_account(journey.conversion.user_id, names.journeys_partitions)
         value = encode_journey(journey, folded.previous_hours.get(journey.conversion.conv_id))
         records.append(OutgoingRecord(names.journeys, partition, key, value, ()))
     return records

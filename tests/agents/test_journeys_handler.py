@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.agents.journeys import JourneysHandler
+from stream.agents.journeys import JourneysHandler, JourneysSettings
 from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
 from stream.agents.unsettled import unsettled_of, unsettled_texts
@@ -82,15 +83,16 @@ class Agent:
         self.offset = 0
         self.begins = 0
         self.history_from = 0
+        self.now = NOW
         self.handler = JourneysHandler(
             NAMES,
             store,
-            owner=store.owner,
-            lookback=30 * DAY,
+            JourneysSettings(owner=store.owner, lookback=30 * DAY),
             states=lambda: self.kept,
             cache=self.cache,
             metrics=self.metrics,
             log_place=self._log_place,
+            clock=lambda: self.now,
         )
         self._read = EventReader(clicks=NAMES.clicks, conversions=NAMES.conversions, partitions=NAMES.partitions)
 
@@ -193,6 +195,40 @@ async def test_a_chunk_moves_offsets_watermark_and_newest_conversion_and_never_b
     row = store.rows[HOME]
     assert row.next_offsets == {NAMES.clicks: 3, NAMES.conversions: 3}
     assert (row.watermark, row.newest_conversion) == (CONVERSION.conv_time, CONVERSION.conv_time)
+
+
+def at_the_end(chunk: Chunk) -> Chunk:
+    return replace(chunk, is_last=True)
+
+
+async def test_a_chunk_with_nothing_behind_it_tells_when_that_was(agent: Agent, store: WatchedStore) -> None:
+    await agent.work(agent.chunk(CLICK))
+    assert store.rows[HOME].drained_at == 0
+    await agent.work(at_the_end(agent.chunk(CONVERSION)))
+    assert store.rows[HOME].drained_at == NOW
+    agent.now += 60
+    await agent.work(agent.chunk(CLICK))
+    assert store.rows[HOME].drained_at == NOW
+    # How long the first try took nobody knows: much may lie behind the chunk by now.
+    await agent.work(at_the_end(agent.chunk()), is_repeated=True)
+    assert store.rows[HOME].drained_at == NOW
+
+
+async def test_a_tick_tells_the_time_and_changes_nothing_else(agent: Agent, store: WatchedStore) -> None:
+    await agent.work(agent.chunk(CLICK, CONVERSION))
+    before, states = store.rows[HOME], dict(agent.kept.states[HOME])
+    agent.now += 20
+    stored = await agent.work(at_the_end(agent.chunk()))
+    assert stored == Stored()
+    assert store.rows[HOME] == replace(before, drained_at=NOW + 20, unsettled_keys=())
+    assert agent.kept.states[HOME] == states
+    await agent.handler.note_sent(stored)
+
+
+async def test_a_tick_of_a_lost_partition_is_fenced(agent: Agent, store: WatchedStore) -> None:
+    await store.as_other("worker-2").take_over(HOME, owner="worker-2", topic_ids={}, partition_count=1, history_from=0)
+    with pytest.raises(Fenced):
+        await agent.work(at_the_end(agent.chunk()))
 
 
 async def test_a_chunk_that_was_not_stored_has_moved_nothing(agent: Agent, store: WatchedStore) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
-from stream.agents.journeys import JourneysHandler
+from stream.agents.journeys import JourneysHandler, JourneysSettings
 from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
 from stream.core.errors import Fenced, Unavailable
@@ -57,12 +57,12 @@ class Member:
         self.handler = JourneysHandler(
             TopicNames("clicks", "conversions", "journeys", len(world.partitions), 1),
             MemoryStore(world.database, owner),
-            owner=owner,
-            lookback=LOOKBACK,
+            JourneysSettings(owner=owner, lookback=LOOKBACK),
             states=lambda: self.kept,
             cache=JourneyCache("", 0),
             metrics=Metrics(),
             log_place=self._log_place,
+            clock=lambda: 0,
         )
         self.epoch = 0
         log = world.partitions[partition]
