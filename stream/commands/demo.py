@@ -13,16 +13,18 @@ from uuid import uuid4
 import click
 from aiokafka.errors import KafkaError
 
+from stream.commands.demo_checks import Check, checks_of
 from stream.commands.demo_expected import LOOKBACK_DAYS
 from stream.commands.demo_parts import DemoFailed, Say, broker, signals_raised, undisturbed
 from stream.commands.demo_report import Report
-from stream.commands.demo_run import Check, Demo, Found, checks_of
+from stream.commands.demo_run import Demo, Found
 from stream.commands.demo_traffic import PARTITIONS
 from stream.commands.topics import connected_admin, planned_topics
 from stream.config import HostPort, Settings, host_port, read_settings
 from stream.core.errors import Unavailable
 
 _HEALTH = HostPort("127.0.0.1", 6066)
+_FIRE_INTERVAL_S = 1.0  # nobody wants to wait in a demo
 
 
 @contextlib.contextmanager
@@ -75,6 +77,7 @@ def demo_settings(kafka: str, folder: Path, name: str) -> Settings:
         topic_prefix=f"{name}-",
         partitions=PARTITIONS,
         lookback_days=LOOKBACK_DAYS,
+        fire_interval_seconds=_FIRE_INTERVAL_S,
         health=_HEALTH,
     )
 
@@ -88,6 +91,7 @@ def write_settings_file(settings: Settings, folder: Path) -> None:
         "APP_ID": settings.app_id,
         "TOPIC_PREFIX": settings.topic_prefix,
         "PARTITIONS": str(settings.partitions),
+        "FIRE_INTERVAL_SECONDS": str(settings.fire_interval_seconds),
     }
     lines = [f"export TOUCHSTREAM_{name}={shlex.quote(text)}" for name, text in names.items()]
     (folder / "settings.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -110,7 +114,7 @@ def further(settings: Settings, folder: Path, *, has_own_broker: bool) -> list[t
     shown, python = _from_here(folder), _from_here(Path(sys.executable))
     commands = [
         (f". {shown}/settings.sh", "the demo's settings, in this shell"),
-        (f"{python} -m stream explain 3", "a journey, and the clicks it is made of"),
+        (f"{python} -m stream explain 3", "a journey, its clicks, and its credits by model"),
         (f"sqlite3 {shown}/touchstream.db", "its tables; 202_conversion_touchpoints, say"),
     ]
     if not has_own_broker:

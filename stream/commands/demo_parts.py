@@ -50,6 +50,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "TOPIC_PREFIX": settings.topic_prefix,
         "PARTITIONS": str(settings.partitions),
         "LOOKBACK_DAYS": str(settings.lookback_days),
+        "FIRE_INTERVAL_SECONDS": str(settings.fire_interval_seconds),
         "HEALTH": f"{settings.health.host}:{settings.health.port}",
     }
     path = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH", "")]))

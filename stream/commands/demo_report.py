@@ -13,10 +13,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from stream.clock import unix_now
+from stream.commands.demo_checks import Check, corrected_hours
+from stream.commands.demo_hours import hours_of_the_stories, what_changed, who_earned_it
 from stream.commands.demo_parts import Numbers
 from stream.commands.demo_rows import ShownJourney, outcome_counts
-from stream.commands.demo_run import Check, Found
-from stream.commands.demo_traffic import DAY, HOUR, MINUTE, SOURCES, Traffic
+from stream.commands.demo_run import Found
+from stream.commands.demo_traffic import DAY, HOUR, MINUTE, SOURCES, USERS, Traffic
 from stream.commands.letters import StoredLetter
 from stream.topics import CLICKS, CONVERSIONS
 from stream.wire.reasons import MEANINGS, Reason
@@ -54,6 +56,7 @@ class Report:
     def show_all(self, found: Found, checks: Sequence[Check]) -> None:
         self.sent(found.traffic)
         self.stories(found)
+        self.hours(found)
         self.outcomes(found)
         self.numbers(found.numbers)
         self.dead_letters(found.letters)
@@ -112,6 +115,17 @@ class Report:
         grid.add_row(label, Group(upper, lower))
         return grid
 
+    def hours(self, found: Found) -> None:
+        count = len(found.hours.hours)
+        self.heading(f"Who earned it: revenue of {count:,} hours of {len(USERS)} accounts, by traffic source and model")
+        self.show(who_earned_it(found))
+        self.heading("The hours of the journeys above: revenue under Last Touch > under Linear")
+        self.show(hours_of_the_stories(found))
+        self.heading(
+            f"Two of the corrections; all of them came to {len(corrected_hours(found)):,} hours, and to no other"
+        )
+        self.show(what_changed(found))
+
     def outcomes(self, found: Found) -> None:
         self.heading("What stands in SQL")
         journeys = found.journeys
@@ -123,6 +137,8 @@ class Report:
             ("202_stream_journeys", ", ".join(f"{count:,} {name}" for name, count in outcomes.most_common())),
             ("202_conversion_touchpoints", "what Prosper202 reads: their clicks, by position"),
             ("202_conversion_logs", f"what counts, ${earned:,.2f} in all"),
+            ("202_attribution_snapshots", "totals by hour, model and scope"),
+            ("202_attribution_touchpoints", "credits by hour, model, conversion and touch"),
         ]:
             grid.add_row(relation, f"{found.rows.count(relation):,}", remark)
         self.show(grid)

@@ -18,8 +18,11 @@ Fields = dict[str, Any]
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 PARTITIONS = 4
-# What 202_ppc_accounts would hold in an installation.
+# What 202_ppc_networks and 202_ppc_accounts would hold in an installation: one account in each network.
 SOURCES = {1: "search ad", 2: "video ad", 3: "newsletter", 4: "review site", 5: "link farm"}
+
+STORIES_USER = 9
+USERS = (1, 2, 3, STORIES_USER)
 
 _BULK_CLICKS = 2700
 _BULK_CONVERSIONS = 390
@@ -93,8 +96,16 @@ class _Maker:
         standing[fields["click_id" if topic == CLICKS else "conv_id"]] = fields
         self.traffic.waves[wave].append(_sample(topic, fields, kind))
 
-    def click(self, click_id: int, campaign: int, at: int, **more: object) -> Fields:
-        return {"click_id": click_id, "user_id": 9, "campaign_id": campaign, "click_time": at, **more}
+    def click(self, click_id: int, campaign: int, at: int, *, source: int = 0, **more: object) -> Fields:
+        named = {"ppc_account_id": source, "ppc_network_id": source} if source else {}
+        return {
+            "click_id": click_id,
+            "user_id": STORIES_USER,
+            "campaign_id": campaign,
+            "click_time": at,
+            **named,
+            **more,
+        }
 
     def conversion(self, conv_id: int, click: Fields, at: int, payout: float, **more: object) -> Fields:
         named = {name: click[name] for name in ("click_id", "user_id", "campaign_id", "click_time")}
@@ -109,7 +120,7 @@ class _Maker:
     def three_clicks(self) -> None:
         at = self.now - 2 * HOUR
         for number, (source, before) in enumerate([(1, 9 * DAY), (3, 2 * DAY), (4, 3 * HOUR)], start=1):
-            visit = self.click(number, 901, at - before, visitor_id="ann", ppc_account_id=source, click_cpc=0.25)
+            visit = self.click(number, 901, at - before, visitor_id="ann", source=source, click_cpc=0.25)
             self.report(0, CLICKS, visit, "as it happened")
         self.report(0, CONVERSIONS, self.conversion(1, visit, at, 49), "as it happened")
         self.traffic.stories.append(
@@ -118,8 +129,8 @@ class _Maker:
 
     def early_conversion(self) -> None:
         at = self.now - 5 * HOUR
-        first = self.click(11, 902, at - 4 * DAY, visitor_id="ben", ppc_account_id=2)
-        converting = self.click(12, 902, at - 20 * MINUTE, visitor_id="ben", ppc_account_id=3)
+        first = self.click(11, 902, at - 4 * DAY, visitor_id="ben", source=2)
+        converting = self.click(12, 902, at - 20 * MINUTE, visitor_id="ben", source=3)
         self.report(0, CLICKS, first, "as it happened")
         self.report(0, CONVERSIONS, self.conversion(2, converting, at, 20), "ahead of its click")
         self.report(1, CLICKS, converting, "late")
@@ -130,7 +141,7 @@ class _Maker:
     def bot(self) -> None:
         at = self.now - 26 * HOUR
         visits = [
-            self.click(number, 903, at - before, visitor_id="cora", ppc_account_id=source)
+            self.click(number, 903, at - before, visitor_id="cora", source=source)
             for number, source, before in [(21, 1, 6 * DAY), (22, 5, 26 * HOUR), (23, 3, 40 * MINUTE)]
         ]
         for visit in visits:
@@ -144,7 +155,7 @@ class _Maker:
     def refund(self) -> None:
         at = self.now - 3 * DAY
         visits = [
-            self.click(number, 904, at - before, visitor_id="dan", ppc_account_id=source)
+            self.click(number, 904, at - before, visitor_id="dan", source=source)
             for number, source, before in [(31, 2, 8 * DAY), (32, 4, 2 * HOUR)]
         ]
         for visit in visits:
@@ -158,7 +169,7 @@ class _Maker:
 
     def paid_twice(self) -> None:
         at = self.now - 7 * HOUR
-        visit = self.click(41, 905, at - HOUR, visitor_id="eve", ppc_account_id=1)
+        visit = self.click(41, 905, at - HOUR, visitor_id="eve", source=1)
         self.report(0, CLICKS, visit, "as it happened")
         self.report(0, CONVERSIONS, self.conversion(5, visit, at, 35, transaction_id="order-7"), "as it happened")
         again = self.conversion(6, visit, at + 9 * MINUTE, 35, transaction_id="order-7")
@@ -171,7 +182,7 @@ class _Maker:
         """For the metrics more than for the eye: a click whose time was wrong leaves one journey and enters another."""
         at = self.now - 10 * DAY
         visits = [
-            self.click(number, 906, at - before, visitor_id="fay", ppc_account_id=source)
+            self.click(number, 906, at - before, visitor_id="fay", source=source)
             for number, source, before in [(51, 2, 40 * DAY), (52, 3, HOUR)]
         ]
         for visit in visits:
@@ -209,12 +220,16 @@ class _Maker:
         chance = self.chance
         self._next_click += 1
         user = chance.randint(1, 3)
+        campaign = user * 100 + chance.randint(1, 4)
+        at = self.now - 3 * HOUR - chance.randrange(_BULK_DAYS * DAY)
+        source = chance.randint(1, 4)
         click: Fields = {
             "click_id": self._next_click,
             "user_id": user,
-            "campaign_id": user * 100 + chance.randint(1, 4),
-            "click_time": self.now - 3 * HOUR - chance.randrange(_BULK_DAYS * DAY),
-            "ppc_account_id": chance.randint(1, 4),
+            "campaign_id": campaign,
+            "click_time": at,
+            "ppc_account_id": source,
+            "ppc_network_id": source,
             "click_cpc": chance.choice([0.05, 0.1, 0.25, 0.61565]),
         }
         if chance.random() < 0.55:

@@ -1,11 +1,12 @@
 """An explained conversion for machines. Keys are promised by `explain --help` and stay."""
 
+from stream.commands.crediting import Crediting, ModelCredits
 from stream.commands.showing import utc
 from stream.config import Settings
 from stream.core.events import Click, Conversion
 from stream.core.facts import Journey, Outcome, Touch
 from stream.core.journeys import converting_touch, window_of
-from stream.core.money import amount_text
+from stream.core.money import Units, amount_text
 from tables.sql.explanations import Explanation, TouchpointRow
 
 SCOPES = ("ppc_account_id", "ppc_network_id", "landing_page_id", "text_ad_id", "aff_network_id")
@@ -41,8 +42,8 @@ def window_json(settings: Settings, explanation: Explanation) -> dict[str, objec
     }
 
 
-def as_json(settings: Settings, explanation: Explanation) -> dict[str, object]:
-    """The keys that --help promises. The credits of the models get a key of their own beside `touches`."""
+def as_json(settings: Settings, explanation: Explanation, crediting: Crediting) -> dict[str, object]:
+    """The keys that --help promises."""
     journey = explanation.journey
     conversion = journey.conversion
     return {
@@ -73,6 +74,62 @@ def as_json(settings: Settings, explanation: Explanation) -> dict[str, object]:
         ],
         "touchpoint_rows": [_row_json(row) for row in explanation.touchpoints],
         "touchpoint_rows_differ": explanation.touchpoints != explanation.touchpoints_expected,
+        "credits": _credits_json(explanation, crediting),
+    }
+
+
+def _credits_json(explanation: Explanation, crediting: Crediting) -> dict[str, object]:
+    standing = explanation.standing
+    hour, credited = standing.hour, standing.credited
+    return {
+        "is_multi_touch_on": explanation.is_multi_touch_on,
+        "hour": {
+            "date_hour": standing.key.date_hour,
+            "date_hour_utc": utc(standing.key.date_hour),
+            "revision": hour.revision,
+            "published_revision": hour.published_revision,
+            "is_published": hour.revision > 0 and hour.revision == hour.published_revision,
+            "is_final": hour.is_final,
+            "is_current": crediting.is_current,
+        },
+        "stand_in_hour": credited.hour.date_hour if credited else None,
+        "of_version": credited.version if credited else None,
+        "models": [_model_json(each) for each in crediting.models],
+    }
+
+
+def _model_json(each: ModelCredits) -> dict[str, object]:
+    model = each.model
+    return {
+        "model_id": each.model_id,
+        "slug": model.slug if model else None,
+        "name": model.name if model else None,
+        "type": model.type_name if model else None,
+        "is_active": each.is_active,
+        "is_default": bool(model and model.is_default),
+        "problem": each.problem or None,
+        "stored": str(each.stored),
+        "touches": [
+            {
+                "position": share.position,
+                "touch_position": share.place,
+                "click_id": share.click_id,
+                "parts": share.parts,
+                "credit": amount_text(Units(share.parts)),
+                "revenue": amount_text(share.revenue),
+                "cost": amount_text(share.cost),
+            }
+            for share in each.shares
+        ],
+        "rows": [
+            {
+                "date_hour": row.date_hour,
+                "position": row.position,
+                "click_id": row.click_id,
+                "credit": amount_text(Units(row.credit)),
+            }
+            for row in each.rows
+        ],
     }
 
 

@@ -8,12 +8,12 @@ import click
 
 from stream.commands.resetting import check_reset, reset_to_log_start
 from stream.commands.showing import add_row, listing, show, utc
-from stream.commands.standing import SOURCES, PartitionStanding, Place, Standing, read_standing
+from stream.commands.standing import PartitionStanding, Place, Standing, hours_reading, read_standing
 from stream.config import Settings, read_settings
 from stream.core.errors import StartRefused
 from stream.core.progress import PartitionProgress
 from stream.engine.start import LogPlace, start_refusal
-from stream.topics import CLICKS
+from stream.topics import hours_group_id
 
 _CONFIRM = (
     "Every event is read again from the log's start, which takes its time;"
@@ -23,12 +23,12 @@ _CONFIRM = (
 
 def refusal_of(settings: Settings, standing: Standing, each: PartitionStanding) -> StartRefused | None:
     """What a worker that took over the partition now would say."""
-    if set(each.places) != set(SOURCES):
+    if set(each.places) != set(standing.sources):
         return None  # no worker would be given it
     row = each.row or PartitionProgress(each.partition, 0, "", {}, 0, {}, 0, 0, 0, ())
     places = {settings.topic_prefix + name: place for name, place in each.places.items()}
     log = LogPlace(
-        partitions=sum(CLICKS in other.places for other in standing.partitions),
+        partitions=sum(standing.sources[0] in other.places for other in standing.partitions),
         topic_ids={settings.topic_prefix + name: topic_id for name, topic_id in standing.topic_ids.items()},
         committed={topic: place.committed for topic, place in places.items()},
         begins={topic: place.begin for topic, place in places.items()},
@@ -37,9 +37,16 @@ def refusal_of(settings: Settings, standing: Standing, each: PartitionStanding) 
     return start_refusal(row, log)
 
 
-def as_json(settings: Settings, standing: Standing) -> dict[str, object]:
+def as_json(settings: Settings, standing: Standing, hours: Standing) -> dict[str, object]:
     return {
         "app_id": settings.app_id,
+        **_standing_json(settings, standing),
+        "hours": {"group_id": hours_group_id(settings.app_id), **_standing_json(settings, hours)},
+    }
+
+
+def _standing_json(settings: Settings, standing: Standing) -> dict[str, object]:
+    return {
         "group": {"state": standing.group.state, "members": standing.group.members},
         "partitions": [_partition_json(settings, standing, each) for each in standing.partitions],
     }
@@ -107,19 +114,25 @@ def show_command(is_json: bool) -> None:
     \b
     JSON: app_id, group {state, members}, partitions [{partition, epoch, last_owner, is_owned, partition_count,
       watermark, watermark_utc, topics {clicks, conversions: {begin, end, committed, stored, topic_id,
-      stored_topic_id}}, refusal {reason, hint}}]
+      stored_topic_id}}, refusal {reason, hint}}], hours {group_id, group, partitions: of the topic journeys}
     """
     settings = read_settings()
-    standing = asyncio.run(read_standing(settings))
+    standing, hours = asyncio.run(_read_both(settings))
     if is_json:
-        click.echo(json.dumps(as_json(settings, standing)))
+        click.echo(json.dumps(as_json(settings, standing, hours)))
         return
-    click.echo(f'group "{settings.app_id}": {standing.group.state or "unknown"}, members: {standing.group.members}')
-    show_progress(standing)
-    refusals = [refusal for each in standing.partitions if (refusal := refusal_of(settings, standing, each))]
+    refusals = []
+    for group_id, each in ((settings.app_id, standing), (hours_group_id(settings.app_id), hours)):
+        click.echo(f'group "{group_id}": {each.group.state or "unknown"}, members: {each.group.members}')
+        show_progress(each)
+        refusals += [refusal for place in each.partitions if (refusal := refusal_of(settings, each, place))]
     for refusal in refusals:
         click.echo(f"a start would be refused: {refusal}")
     click.echo(f"hint: {refusals[0].hint}" if refusals else "a start would not be refused")
+
+
+async def _read_both(settings: Settings) -> tuple[Standing, Standing]:
+    return await read_standing(settings), await read_standing(settings, hours_reading(settings))
 
 
 @command.command()
@@ -130,12 +143,14 @@ def show_command(is_json: bool) -> None:
 def reset(yes: bool) -> None:
     """Let the next worker read everything again. No worker may be alive.
 
-    Removes the group's committed offsets and the changelog's state, raises the epochs, and lets the next worker take
-    over the ids and the partition count of its topics. What stands in the database stays, and is the same afterwards.
+    Removes the committed offsets of both groups and the changelog's state, raises the epochs, and lets the next worker
+    take over the ids and the partition count of its topics. What stands in the database stays, and is the same
+    afterwards.
     """
     settings = read_settings()
     asyncio.run(check_reset(settings, click.echo))
     if not yes:
         click.confirm(_CONFIRM, abort=True)
     asyncio.run(reset_to_log_start(settings))
-    click.echo(f'group "{settings.app_id}" begins at the log\'s start: start the workers')
+    groups = f'groups "{settings.app_id}" and "{hours_group_id(settings.app_id)}"'
+    click.echo(f"{groups} begin at the log's start: start the workers")

@@ -4,7 +4,7 @@ The topics' ids and partition count are taken over by the worker that starts nex
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
@@ -12,15 +12,15 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from stream.clock import unix_now
 from stream.commands.log_access import writing
-from stream.commands.standing import GONE_STATES, SOURCES, read_group
+from stream.commands.standing import GONE_STATES, HOURS_SOURCES, SOURCES, read_group
 from stream.commands.topics import apply_topics, connected_admin, planned_topics
 from stream.config import Settings
 from stream.core.errors import StartRefused, StreamError
 from stream.core.progress import PartitionProgress
-from stream.topics import JOURNEYS_STATE, changelog_name
+from stream.topics import JOURNEYS_STATE, changelog_name, hours_group_id
 from stream.wire.outgoing import OutgoingRecord
 from tables.sql.database import Database, open_database
-from tables.sql.facts import list_progress, reset_progress
+from tables.sql.facts import HOURS_GROUP, JOURNEYS_GROUP, list_progress, reset_progress
 
 TOPIC_GONE_LIMIT_S = 30
 LEAVE_LIMIT_S = 13  # sessions end after 10
@@ -47,22 +47,30 @@ async def _wait_for_nobody(settings: Settings, admin: AIOKafkaAdminClient, say: 
     deadline = now() + LEAVE_LIMIT_S
     is_waiting = False
     while True:
-        group = await read_group(admin, settings.app_id)
-        if not group.members and group.state in GONE_STATES:
+        alive = {}
+        for group_id in _group_ids(settings):
+            group = await read_group(admin, group_id)
+            if group.members or group.state not in GONE_STATES:
+                alive[group_id] = group.members
+        if not alive:
             return
         if now() >= deadline:
-            raise _workers_alive(settings, group.members)
+            raise _workers_alive(*next(iter(alive.items())))
         if not is_waiting:
-            say(f"the group still has members; waiting {LEAVE_LIMIT_S} s at most for them to leave")
+            say(f"the workers' groups still have members; waiting {LEAVE_LIMIT_S} s at most for them to leave")
             is_waiting = True
         await asyncio.sleep(_PAUSE_S)
+
+
+def _group_ids(settings: Settings) -> Sequence[str]:
+    return settings.app_id, hours_group_id(settings.app_id)
 
 
 def _check_topics(settings: Settings, counts: Mapping[str, int]) -> None:
     changelog = changelog_name(settings.app_id, JOURNEYS_STATE)
     for topic in planned_topics(settings):
         found = counts.get(topic.name)
-        if found is None and topic.name.removeprefix(settings.topic_prefix) in SOURCES:
+        if found is None and topic.name.removeprefix(settings.topic_prefix) in {*SOURCES, *HOURS_SOURCES}:
             raise StartRefused(
                 f'topic "{topic.name}" is missing', hint='"python -m stream topics apply" creates what is missing'
             )
@@ -76,17 +84,19 @@ def _check_topics(settings: Settings, counts: Mapping[str, int]) -> None:
 async def reset_to_log_start(settings: Settings) -> None:
     """Call `check_reset` first. Broken off in between it may be repeated, and until then no worker starts.
 
-    The group's offsets go last: while they are there, a worker refuses to start on a database that knows of none.
+    Offsets go last: while they are there, a worker refuses to start on a database that knows of none.
     """
     async with connected_admin(settings) as admin:
         await _make_changelog_anew(settings, admin)
         database = open_database(settings.database_url)
         try:
-            await reset_progress(database, now=int(unix_now()))
+            for topic_group in (JOURNEYS_GROUP, HOURS_GROUP):
+                await reset_progress(database, now=int(unix_now()), topic_group=topic_group)
             await _begin_epochs(settings, database)
         finally:
             await database.close()
-        await _delete_group(settings, admin)
+        for group_id in _group_ids(settings):
+            await _delete_group(group_id, admin)
 
 
 async def _make_changelog_anew(settings: Settings, admin: AIOKafkaAdminClient) -> None:
@@ -127,12 +137,12 @@ def epoch_record(partition: int, epoch: int) -> tuple[bytes, bytes]:
     return b"\0epoch:%d:%d" % (partition, epoch), epoch.to_bytes(8, "big")
 
 
-async def _delete_group(settings: Settings, admin: AIOKafkaAdminClient) -> None:
-    coordinator = await admin.find_coordinator(settings.app_id)
-    answer = await admin._client.send(coordinator, DeleteGroupsRequest([settings.app_id]))
+async def _delete_group(group_id: str, admin: AIOKafkaAdminClient) -> None:
+    coordinator = await admin.find_coordinator(group_id)
+    answer = await admin._client.send(coordinator, DeleteGroupsRequest([group_id]))
     for name, code in answer.results:
         if code == _GROUP_HAS_MEMBERS:
-            raise _workers_alive(settings, 1)
+            raise _workers_alive(group_id, 1)
         if code not in {0, _NO_SUCH_GROUP}:
             raise StreamError(f'offsets of group "{name}" could not be deleted: {for_code(code).__name__}')
 
@@ -142,8 +152,8 @@ async def _partition_counts(admin: AIOKafkaAdminClient) -> Mapping[str, int]:
     return {each["topic"]: len(each["partitions"]) for each in await admin.describe_topics()}
 
 
-def _workers_alive(settings: Settings, members: int) -> WorkersAlive:
+def _workers_alive(group_id: str, members: int) -> WorkersAlive:
     return WorkersAlive(
-        f'workers of group "{settings.app_id}" are alive: {members}',
+        f'workers of group "{group_id}" are alive: {members}',
         hint="stop all of them, and whatever starts them again, then repeat this",
     )

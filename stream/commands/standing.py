@@ -22,17 +22,36 @@ from stream.commands.topics import connected_admin
 from stream.config import Settings
 from stream.core.progress import PartitionProgress
 from stream.engine.topic_ids import read_topic_ids
-from stream.topics import CLICKS, CONVERSIONS
+from stream.topics import CLICKS, CONVERSIONS, JOURNEYS, hours_group_id
 from stream.wire.dead_letters import dead_letter_topic
 from tables.sql.database import Database, open_database
-from tables.sql.facts import list_progress
+from tables.sql.facts import HOURS_GROUP, JOURNEYS_GROUP, list_progress
 
 SOURCES = (CLICKS, CONVERSIONS)  # without prefix
+HOURS_SOURCES = (JOURNEYS,)
 STABLE = "Stable"
 GONE_STATES = frozenset({"", "Dead", "Empty"})
 ANSWER_LIMIT_S = 10
 CLOSE_LIMIT_S = 2
 _COORDINATOR_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Who reads what: one engine of the workers."""
+
+    group_id: str
+    sources: tuple[str, ...]  # without prefix
+    topic_group: str  # of its rows in SQL
+    with_dead_letters: bool
+
+
+def journeys_reading(settings: Settings) -> Reading:
+    return Reading(settings.app_id, SOURCES, JOURNEYS_GROUP, with_dead_letters=True)
+
+
+def hours_reading(settings: Settings) -> Reading:
+    return Reading(hours_group_id(settings.app_id), HOURS_SOURCES, HOURS_GROUP, with_dead_letters=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +122,7 @@ class Standing:
     partitions: Sequence[PartitionStanding]
     topic_ids: Mapping[str, str]  # by topic without prefix
     dead_letters: Mapping[str, int]  # by source topic without prefix
+    sources: tuple[str, ...] = SOURCES  # without prefix
 
     @property
     def lag(self) -> int:
@@ -144,15 +164,16 @@ class StandingReader:
         settings: Settings,
         counts: Mapping[str, int],
         *,
+        reading: Reading,
         admin: AIOKafkaAdminClient,
         consumer: AIOKafkaConsumer,
         database: Database,
     ) -> None:
-        self._settings = settings
+        self._reading = reading
         self._admin = admin
         self._consumer = consumer
         self._database = database
-        self._topics = {name: settings.topic_prefix + name for name in SOURCES}
+        self._topics = {name: settings.topic_prefix + name for name in reading.sources}
         self._sources = {
             name: [TopicPartition(topic, number) for number in range(counts[topic])]
             for name, topic in self._topics.items()
@@ -160,15 +181,17 @@ class StandingReader:
         self._letters = {
             name: [TopicPartition(letters, number) for number in range(counts[letters])]
             for name, letters in ((name, dead_letter_topic(topic)) for name, topic in self._topics.items())
+            if reading.with_dead_letters
         }
 
     async def read(self) -> Standing:
         """Raises KafkaError, or Unavailable for the database."""
-        group = await read_group(self._admin, self._settings.app_id)
+        group = await read_group(self._admin, self._reading.group_id)
         sources = [tp for tps in self._sources.values() for tp in tps]
-        found = await self._admin.list_consumer_group_offsets(self._settings.app_id, partitions=sources)
+        found = await self._admin.list_consumer_group_offsets(self._reading.group_id, partitions=sources)
         committed = {tp: place.offset for tp, place in found.items() if place.offset >= 0}
-        rows = {row.partition: row for row in await list_progress(self._database)}
+        stored = await list_progress(self._database, topic_group=self._reading.topic_group)
+        rows = {row.partition: row for row in stored}
         # The ends come last. Whatever a chunk sends on to another partition is in the log before its offsets are
         # committed: if all offsets read above reach all ends read here, nothing is under way any more.
         everything = sources + [tp for tps in self._letters.values() for tp in tps]
@@ -178,8 +201,8 @@ class StandingReader:
 
         def place(tp: TopicPartition) -> Place:
             row = rows.get(tp.partition)
-            stored = row.next_offsets.get(tp.topic) if row else None
-            return Place(begins[tp], ends[tp], committed.get(tp), stored)
+            next_offset = row.next_offsets.get(tp.topic) if row else None
+            return Place(begins[tp], ends[tp], committed.get(tp), next_offset)
 
         def partition(number: int) -> PartitionStanding:
             tps = {name: tps[number] for name, tps in self._sources.items() if number < len(tps)}
@@ -194,14 +217,20 @@ class StandingReader:
             partitions=[partition(number) for number in sorted(numbers)],
             topic_ids={name: topic_ids.get(topic, "") for name, topic in self._topics.items()},
             dead_letters={name: sum(ends[tp] - begins[tp] for tp in tps) for name, tps in self._letters.items()},
+            sources=self._reading.sources,
         )
 
 
 @contextlib.asynccontextmanager
-async def reading_standing(settings: Settings) -> AsyncIterator[StandingReader]:
-    """Raises Unavailable if broker or database do not answer, at once or later; StartRefused if a topic is missing."""
-    topics = [settings.topic_prefix + name for name in SOURCES]
-    counts = await partition_counts(settings, [*topics, *map(dead_letter_topic, topics)])
+async def reading_standing(settings: Settings, reading: Reading | None = None) -> AsyncIterator[StandingReader]:
+    """Of the journeys, unless told otherwise.
+
+    Raises Unavailable if broker or database do not answer, at once or later; StartRefused if a topic is missing.
+    """
+    reading = reading or journeys_reading(settings)
+    topics = [settings.topic_prefix + name for name in reading.sources]
+    letters = map(dead_letter_topic, topics) if reading.with_dead_letters else ()
+    counts = await partition_counts(settings, [*topics, *letters])
     consumer = AIOKafkaConsumer(
         **settings.kafka_options(),
         enable_auto_commit=False,
@@ -215,12 +244,12 @@ async def reading_standing(settings: Settings) -> AsyncIterator[StandingReader]:
         stack.push_async_callback(_stop, consumer)
         async with asyncio.timeout(ANSWER_LIMIT_S):
             await consumer.start()
-        yield StandingReader(settings, counts, admin=admin, consumer=consumer, database=database)
+        yield StandingReader(settings, counts, reading=reading, admin=admin, consumer=consumer, database=database)
 
 
-async def read_standing(settings: Settings) -> Standing:
+async def read_standing(settings: Settings, reading: Reading | None = None) -> Standing:
     """Once. Raises what `reading_standing` raises."""
-    async with reading_standing(settings) as reader:
+    async with reading_standing(settings, reading) as reader:
         return await reader.read()
 
 

@@ -1,117 +1,54 @@
-"""`status`: lag, watermark and dead letters, and with --wait-drained the end of all work."""
+"""`status`: lag, watermark, hours and dead letters, and with --wait-drained the end of all work."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import click
 
-from stream.commands.progress import refusal_of
+from stream.commands.dead_letters import escaped
+from stream.commands.draining import NotDrained, Waited, all_that_is_missing, watch_until_drained
+from stream.commands.hours_standing import FullStanding, HoursStanding, HoursWork, read_full_standing
 from stream.commands.showing import add_row, listing, show, utc
-from stream.commands.standing import SOURCES, STABLE, PartitionStanding, Standing, read_standing, reading_standing
+from stream.commands.standing import PartitionStanding, Standing
 from stream.config import Settings, read_settings
-from stream.core.errors import StreamError, Unavailable
+from stream.topics import hours_group_id
 
-POLL_S = 0.25
-RETRY_S = 0.5
-LAST_LOOK_S = 4.0  # a look that began in time may end this much later
-NEWS_S = 10.0
 LONGEST_WAIT_S = 366 * 86_400
 
 
-class NotDrained(StreamError):
-    """Something in the log is not in the database, or nobody is there to process it."""
-
-
-@dataclass(slots=True)
-class Waited:
-    """What the last look gave; `missing` empty: drained."""
-
-    standing: Standing | None
-    missing: list[str]
-
-
-def what_is_missing(settings: Settings, standing: Standing) -> list[str]:
-    """A line for each thing that keeps the log from being drained.
-
-    Offsets at the end of another log than the one that was read prove nothing: no worker would start on them.
-    """
-    group = standing.group
-    missing = []
-    if not group.members:
-        missing.append("no worker has joined the group")
-    elif group.state != STABLE:
-        missing.append(f"the group is not settled: {group.state}, members: {group.members}")
-    missing += [line for each in standing.partitions if (line := _missing_of(each))]
-    return missing + [str(refusal) for each in standing.partitions if (refusal := refusal_of(settings, standing, each))]
-
-
-def _missing_of(each: PartitionStanding) -> str:
-    parts = [_behind(name, each) for name in each.places if each.places[name].lag]
-    if each.has_records and not each.member:
-        parts.append("no owner")
-    elif parts:
-        parts.append(f"owner {each.owner}" if each.owner else "no owner")
-    return f"partition {each.partition}: {', '.join(parts)}" if parts else ""
-
-
-def _behind(name: str, each: PartitionStanding) -> str:
-    place = each.places[name]
-    where = "" if place.unstored else " (in the database, not committed to Kafka)"
-    return f"{name} {place.lag:,} behind{where}"
-
-
-async def watch_until_drained(settings: Settings, seconds: float, say: Callable[[str], None]) -> Waited:
-    """Look until nothing is missing or the time is over; a broker or database that is away is waited for."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    waited = Waited(None, ["neither broker nor database has answered in time"])
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline + LAST_LOOK_S):
-            while True:
-                if await _watch(settings, deadline, waited, say):
-                    break
-                await asyncio.sleep(RETRY_S)
-    return waited
-
-
-async def _watch(settings: Settings, deadline: float, waited: Waited, say: Callable[[str], None]) -> bool:
-    """False: something did not answer, connect once more. Keeps what it sees in `waited`."""
-    now = asyncio.get_running_loop().time
-    try:
-        async with reading_standing(settings) as reader:
-            news_at = now() + NEWS_S
-            while True:
-                waited.standing = await reader.read()
-                waited.missing = what_is_missing(settings, waited.standing)
-                if not waited.missing or now() >= deadline:
-                    return True
-                if now() >= news_at:
-                    say(f"{waited.standing.lag:,} records behind, {waited.missing[0]}")
-                    news_at = now() + NEWS_S
-                await asyncio.sleep(min(POLL_S, max(0.0, deadline - now())))
-    except Unavailable as error:
-        waited.missing = [str(error)]
-        return now() >= deadline
-
-
-def as_json(settings: Settings, standing: Standing | None, missing: list[str]) -> dict[str, object]:
-    """The keys that --help promises. The hours of the windows get a key of their own beside `journeys`."""
+def as_json(settings: Settings, standing: FullStanding | None, missing: list[str]) -> dict[str, object]:
+    """The keys that --help promises."""
     if standing is None:
         return {"app_id": settings.app_id, "drained": False, "missing": missing}
+    sources = standing.sources
     return {
         "app_id": settings.app_id,
         "drained": not missing,
         "missing": missing,
-        "group": {"state": standing.group.state, "members": standing.group.members},
+        "group": {"state": sources.group.state, "members": sources.group.members},
         "journeys": {
-            "lag": standing.lag,
-            "watermark": standing.watermark,
-            "watermark_utc": utc(standing.watermark),
-            "partitions": [_partition_json(each) for each in standing.partitions],
+            "lag": sources.lag,
+            "watermark": sources.watermark,
+            "watermark_utc": utc(sources.watermark),
+            "partitions": [_partition_json(each) for each in sources.partitions],
         },
-        "dead_letters": dict(standing.dead_letters),
+        "hours": _hours_json(settings, standing.hours),
+        "dead_letters": dict(sources.dead_letters),
+    }
+
+
+def _hours_json(settings: Settings, hours: HoursStanding) -> dict[str, object]:
+    log, work = hours.log, hours.work
+    return {
+        "group_id": hours_group_id(settings.app_id),
+        "group": {"state": log.group.state, "members": log.group.members},
+        "lag": log.lag,
+        "partitions": [_partition_json(each) for each in log.partitions],
+        "unsettled": {"open": work.open, "unpublished": work.unpublished, "outdated": work.outdated},
+        "oldest_due": work.oldest_due,
+        "oldest_due_utc": utc(work.oldest_due),
+        "broken_models": [each._asdict() for each in work.broken_models],
+        "users_without_active_model": list(work.users_without_model),
     }
 
 
@@ -136,23 +73,44 @@ def _partition_json(each: PartitionStanding) -> dict[str, object]:
     }
 
 
-def show_standing(settings: Settings, standing: Standing) -> None:
-    group = standing.group
-    lags = [f"{name} lag" for name in SOURCES]
-    rows = listing("partition", *lags, "watermark", "epoch", "owner", numbers=["partition", *lags, "epoch"])
-    for each in standing.partitions:
-        counts = [f"{each.places[name].lag:,}" if name in each.places else "no topic" for name in SOURCES]
-        epoch = str(each.row.epoch) if each.row else "none"
-        add_row(rows, str(each.partition), *counts, utc(each.watermark) or "none", epoch, each.owner or "none")
-    totals = [
-        f"{sum(each.places[name].lag for each in standing.partitions if name in each.places):,}" for name in SOURCES
-    ]
-    add_row(rows, "all", *totals, utc(standing.watermark) or "none", "", f"members: {group.members}", style="bold")
-    click.echo(f'group "{settings.app_id}": {group.state or "unknown to Kafka"}')
-    show(rows)
-    letters = ", ".join(f"{count:,} of {name}" for name, count in standing.dead_letters.items())
-    hint = '; "python -m stream dead-letters list" shows them' if any(standing.dead_letters.values()) else ""
+def show_standing(settings: Settings, standing: FullStanding) -> None:
+    _show_group(settings.app_id, standing.sources, with_watermark=True)
+    _show_group(hours_group_id(settings.app_id), standing.hours.log, with_watermark=False)
+    _show_hours(standing.hours.work)
+    letters = ", ".join(f"{count:,} of {name}" for name, count in standing.sources.dead_letters.items())
+    hint = '; "python -m stream dead-letters list" shows them' if any(standing.sources.dead_letters.values()) else ""
     click.echo(f"dead letters: {letters}{hint}")
+
+
+def _show_group(group_id: str, standing: Standing, *, with_watermark: bool) -> None:
+    group, sources = standing.group, standing.sources
+    lags = [f"{name} lag" for name in sources]
+    watermark = ["watermark"] if with_watermark else []
+    rows = listing("partition", *lags, *watermark, "epoch", "owner", numbers=["partition", *lags, "epoch"])
+    for each in standing.partitions:
+        counts = [f"{each.places[name].lag:,}" if name in each.places else "no topic" for name in sources]
+        moment = [utc(each.watermark) or "none"] if with_watermark else []
+        epoch = str(each.row.epoch) if each.row else "none"
+        add_row(rows, str(each.partition), *counts, *moment, epoch, each.owner or "none")
+    totals = [
+        f"{sum(each.places[name].lag for each in standing.partitions if name in each.places):,}" for name in sources
+    ]
+    moment = [utc(standing.watermark) or "none"] if with_watermark else []
+    add_row(rows, "all", *totals, *moment, "", f"members: {group.members}", style="bold")
+    click.echo(f'group "{group_id}": {group.state or "unknown to Kafka"}')
+    show(rows)
+
+
+def _show_hours(work: HoursWork) -> None:
+    due = f"; the oldest that is due: {utc(work.oldest_due)}" if work.oldest_due is not None else ""
+    outdated = f", computed with older models or settings: {work.outdated:,}" if work.outdated else ""
+    click.echo(f"hours: open: {work.open:,}, not yet published: {work.unpublished:,}{outdated}{due}")
+    for each in work.broken_models:
+        name = f'"{escaped(each.slug)}" (model {each.model_id}) of user {each.user_id}'
+        click.echo(f"{name} cannot be computed: {escaped(each.reason)}")
+    if work.users_without_model:
+        users = ", ".join(map(str, work.users_without_model))
+        click.echo(f"no active model, so that nothing is attributed: user {users}")
 
 
 @click.command(name="status")
@@ -164,25 +122,28 @@ def show_standing(settings: Settings, standing: Standing) -> None:
     help="Wait until all that is in the log is in the database; exit 1 if not in time, with what is missing on STDERR.",
 )
 def command(is_json: bool, wait_drained: int | None) -> None:
-    """Show lag, watermark and dead letters; wait until all is written.
+    """Show lag, watermark, hours and dead letters; wait until all is written.
 
     Lag counts the offsets from what the group has committed, or what the database has stored if that is less, up to
     the end of the log. The watermark is the greatest event time of a partition, and in all the least of these.
-    Waiting takes in that a worker has joined, that the group has settled, and that each partition with records has an
-    owner. It ends at most 10 seconds late.
+    Waiting takes in that a worker has joined, that both groups have settled, that each partition with records has an
+    owner, and that all hours are published and fit the models and settings of now. It ends at most 10 seconds late.
 
     \b
     JSON: app_id, drained, missing (texts), group {state, members},
       journeys {lag, watermark, watermark_utc, partitions [{partition, owner, epoch, lag, watermark, watermark_utc,
         topics {clicks, conversions: {begin, end, committed, stored, lag}}}]},
+      hours {group_id, group {state, members}, lag, partitions [likewise, topics {journeys}],
+        unsettled {open, unpublished, outdated}, oldest_due, oldest_due_utc,
+        broken_models [{user_id, model_id, slug, reason}], users_without_active_model [user_id]},
       dead_letters {clicks, conversions}
     Times are unix seconds, with _utc ISO 8601; null is none. If neither broker nor database answered in time, only
     the first three are there.
     """
     settings = read_settings()
     if wait_drained is None:
-        standing = asyncio.run(read_standing(settings))
-        waited = Waited(standing, what_is_missing(settings, standing))
+        standing = asyncio.run(read_full_standing(settings))
+        waited = Waited(standing, all_that_is_missing(settings, standing))
     else:
         waited = asyncio.run(_waiting(settings, wait_drained, is_silent=is_json))
     if is_json:
@@ -203,7 +164,7 @@ async def _waiting(settings: Settings, seconds: int, *, is_silent: bool) -> Wait
     return await watch_until_drained(settings, seconds, (lambda _: None) if is_silent else click.echo)
 
 
-def _hint(standing: Standing | None) -> str:
-    if standing is not None and not standing.group.members:
+def _hint(standing: FullStanding | None) -> str:
+    if standing is not None and not standing.sources.group.members:
         return 'start one: "python -m stream worker"; if it ends at once, its last line says why'
     return "/readyz of the workers says what they wait for"

@@ -17,6 +17,6 @@ def command() -> None:
     import mode.loop  # noqa: PLC0415
 
     mode.loop.use("uvloop")
-    from stream.worker import JourneysWorker  # noqa: PLC0415
+    from stream.worker import Worker  # noqa: PLC0415
 
-    JourneysWorker(settings).run()
+    Worker(settings).run()

@@ -6,23 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stream.commands import demo_expected_hours
 from stream.commands.demo import verdict
+from stream.commands.demo_checks import Check, checks_of_revisions
 from stream.commands.demo_expected import expected_rows
+from stream.commands.demo_models import MODELS
 from stream.commands.demo_parts import Numbers
-from stream.commands.demo_rows import StoredRows
-from stream.commands.demo_run import Check, Found
-from stream.commands.demo_traffic import Sample, make_traffic
+from stream.commands.demo_rows import ShownHour, StoredRows
+from stream.commands.demo_run import Found, FoundHours
+from stream.commands.demo_traffic import USERS, Sample, make_traffic
 from stream.config import SETTING_NAMES
 from tests.support.commands import ROOT, environment, run_stream
+from tests.support.hour_oracle import Model, earnings_of, expected_hours
 from tests.support.oracle import expected
 from tests.support.processes import wait_for
 
 LIMIT_S = 300  # the first broker of a machine fetches its jars
 NOW = int(time.time())
+NO_HOURS = FoundHours({}, {}, {}, {}, {}, {}, {})
 
 
 def left_over(folder: Path) -> list[str]:
@@ -136,6 +142,24 @@ def test_what_the_demo_expects_is_what_the_oracle_expects() -> None:
     assert oracle.conflicts == frozenset()
 
 
+def test_the_demo_knows_by_itself_what_the_hours_come_to() -> None:
+    traffic = make_traffic(NOW)
+    ids = {(user_id, model.slug): user_id * 10 + number for user_id in USERS for number, model in enumerate(MODELS)}
+    models = [
+        Model(user_id, ids[user_id, model.slug], model.type_name, model.config) for user_id in USERS for model in MODELS
+    ]
+    rows = expected((sample.topic, sample.value, NOW) for sample in traffic.samples())
+    oracle = expected_hours(earnings_of(rows), models)
+    totals, credits = demo_expected_hours.expected_hours(traffic, expected_rows(traffic))
+    assert sorted(
+        (key.user_id, ids[key[:2]], *key[2:], total.clicks, total.conversions, total.revenue, total.cost)
+        for key, total in totals.items()
+    ) == [(*each[:7], *(int(amount * 10_000) for amount in each[7:])) for each in oracle.snapshots]
+    assert sorted((key.user_id, ids[key[:2]], *key[2:], *credit) for key, credit in credits.items()) == list(
+        oracle.credits
+    )
+
+
 def test_the_traffic_holds_every_kind_of_trouble() -> None:
     traffic = make_traffic(NOW)
     kinds = {sample.kind for sample in traffic.samples()}
@@ -149,7 +173,16 @@ def test_the_traffic_holds_every_kind_of_trouble() -> None:
 
 
 def test_the_verdict_names_what_is_wrong(tmp_path: Path) -> None:
-    found = Found(make_traffic(NOW), {}, {}, StoredRows(tmp_path / "none.db"), [], Numbers(""))
+    found = Found(make_traffic(NOW), {}, {}, StoredRows(tmp_path / "none.db"), [], Numbers(""), NO_HOURS)
     well, wrong = Check("dead letters", 11, 11), Check("clicks", 2725, 2724)
     assert verdict(found, [well, wrong], 20.4) == "demo: 1 of 2 checks failed in 20 s: clicks: 2,724 instead of 2,725"
     assert verdict(found, [well], 20.4).endswith("0 journeys, 0 dead letters, all as expected in 20 s")
+
+
+@pytest.mark.parametrize(
+    ("after", "moved"), [(ShownHour(2, True), 0), (ShownHour(2, False), 1), (ShownHour(3, True), 1)]
+)
+def test_a_revision_is_owed_to_becoming_final_or_to_a_correction(tmp_path: Path, after: ShownHour, moved: int) -> None:
+    hours = replace(NO_HOURS, before={(9, 0): ShownHour(1, False)}, hours={(9, 0): after})
+    found = Found(make_traffic(NOW), {}, {}, StoredRows(tmp_path / "none.db"), [], Numbers(""), hours)
+    assert [check.found for check in checks_of_revisions(found)] == [0, moved]

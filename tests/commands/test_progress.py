@@ -1,5 +1,6 @@
 """`progress` on a real broker, database and worker: which start is refused, and that a reset mends it."""
 
+import asyncio
 import json
 import shutil
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from stream.commands.resetting import epoch_record
@@ -118,8 +119,19 @@ async def test_show_has_the_log_kafka_and_the_database_side_by_side(drained: Ins
             assert place["begin"] == 0
             assert place["end"] == place["committed"] == place["stored"]
             assert place["topic_id"] == place["stored_topic_id"]
+    hours = answer["hours"]
+    assert hours["group_id"] == drained.env["TOUCHSTREAM_APP_ID"] + "-hours"
+    assert [(each["epoch"], each["is_owned"], each["refusal"]) for each in hours["partitions"]] == [
+        (1, False, None)
+    ] * 3
+    for each in hours["partitions"]:
+        (place,) = each["topics"].values()
+        assert place["begin"] == 0
+        assert place["end"] >= place["committed"] == place["stored"]
+        assert place["topic_id"] == place["stored_topic_id"]
     text = succeed("progress", "show", env=drained.env)
     assert "none, last " in text
+    assert f'group "{hours["group_id"]}": ' in text
     assert text.splitlines()[-1] == "a start would not be refused"
 
 
@@ -130,8 +142,12 @@ async def test_after_a_reset_everything_is_read_again_and_the_rows_are_the_same(
     places = [place for each in drained.show()["partitions"] for place in each["topics"].values()]
     assert all((place["committed"], place["stored"]) == (None, None) for place in places)
     assert drained.epochs() == [2, 2, 2]
+    for each in drained.show()["hours"]["partitions"]:
+        (place,) = each["topics"].values()
+        assert (each["epoch"], place["committed"], place["stored"]) == (2, None, None)
     assert drained.rows() == before  # facts and journeys stay
     drained.drain()
+    assert [each["epoch"] for each in drained.show()["hours"]["partitions"]] == [3, 3, 3]
     places = [place for each in drained.show()["partitions"] for place in each["topics"].values()]
     assert all(place["committed"] == place["stored"] == place["end"] for place in places)
     assert drained.epochs() == [3, 3, 3]
@@ -161,6 +177,22 @@ async def test_no_reset_under_a_living_worker(drained_sqlite: Installation) -> N
         assert worker.is_running()
         assert worker.stop() == 0
     assert drained_sqlite.show()["partitions"][0]["topics"] == before
+
+
+async def test_no_reset_under_a_member_of_the_hours_group(drained_sqlite: Installation) -> None:
+    env = drained_sqlite.env
+    group_id = env["TOUCHSTREAM_APP_ID"] + "-hours"
+    member = AIOKafkaConsumer(
+        drained_sqlite.topic("journeys"), bootstrap_servers=env["TOUCHSTREAM_KAFKA"], group_id=group_id
+    )
+    await member.start()
+    try:
+        done = await asyncio.to_thread(cli, *RESET, env=env)
+    finally:
+        await member.stop()
+    assert done.returncode == 1
+    assert f'workers of group "{group_id}" are alive: 1' in done.stderr
+    assert drained_sqlite.epochs() == [1, 1, 1]
 
 
 async def test_a_reset_asks_first_and_takes_only_yes(drained_sqlite: Installation) -> None:
@@ -241,7 +273,8 @@ async def test_a_topic_created_anew_is_refused_and_a_reset_mends_it(drained: Ins
 
 async def test_another_partition_count_is_refused_and_a_reset_mends_it(drained: Installation) -> None:
     before = drained.rows()
-    more = {drained.topic(name): NewPartitions(PARTITIONS + 2) for name in ("clicks", "conversions", "journeys")}
+    partitioned = ("clicks", "conversions", "journeys", "attribution-snapshots", "attribution-credits")
+    more = {drained.topic(name): NewPartitions(PARTITIONS + 2) for name in partitioned}
     await drained.with_admin(lambda admin: admin.create_partitions(more))
     wrong_setting = cli(*RESET, env=drained.env)
     assert wrong_setting.returncode == 1

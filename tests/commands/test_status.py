@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from stream.commands.draining import what_is_missing
 from stream.commands.standing import SOURCES, Group, PartitionStanding, Place, Standing
-from stream.commands.status import what_is_missing
 from stream.config import Settings
 from stream.core.keys import partition_of, record_key
 from stream.core.progress import PartitionProgress

@@ -45,6 +45,8 @@ async def test_the_broker_has_what_the_file_says(settings: Settings, admin: AIOK
         "clicks-dead-letters": 1,
         "conversions-dead-letters": 1,
         "journeys": 2,
+        "attribution-snapshots": 2,
+        "attribution-credits": 2,
         "journeys-state-changelog": 2,
     }
 
@@ -111,7 +113,7 @@ def test_the_commands_tell_success_and_failure_apart(kafka: str) -> None:
 
     applied = run_stream("topics", "apply", settings=settings)
     assert (applied.returncode, applied.stderr) == (0, "")
-    assert applied.stdout.splitlines()[-1] == "all 6 topics are there"
+    assert applied.stdout.splitlines()[-1] == "all 8 topics are there"
 
     after = run_stream("topics", "check", settings=settings)
     assert (after.returncode, after.stderr) == (0, "")

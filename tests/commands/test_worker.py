@@ -1,6 +1,7 @@
 """The worker as its operator meets it: cache, health, folders."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import aiomcache
@@ -74,6 +75,29 @@ async def test_two_workers_share_a_machine_with_one_environment(kafka: str, fres
             assert f"http://127.0.0.1:{port}/readyz" not in second.log_text()
             assert worker_folders(env) == ["1", "2"]
             assert (first.health("/healthz")[0], first.health("/nothing")[0]) == (200, 404)
+    await remove_topics(env)
+
+
+async def test_both_engines_are_ready_and_have_read_all_that_is_there(
+    kafka: str, fresh_sqlite: str, tmp_path: Path
+) -> None:
+    env = prepared(kafka, fresh_sqlite, tmp_path, fire_interval_seconds="0.2")
+    journeys = env["TOUCHSTREAM_TOPIC_PREFIX"] + "journeys"
+    with Worker(env) as worker:
+        await asyncio.to_thread(worker.wait_ready)
+        readiness = json.loads(worker.health("/readyz")[1])
+        assert readiness["assigned"] == readiness["open"] == [0, 1]
+        assert readiness["hours"] == {"assigned": [0, 1], "open": [0, 1]}
+        await asyncio.to_thread(succeed, "status", "--wait-drained", "60", env=env)
+        lags = [f'touchstream_lag_records{{partition="{number}",topic="{journeys}"}} 0.0' for number in (0, 1)]
+        await asyncio.to_thread(
+            wait_for, lambda: all(lag in worker.health("/metrics")[1] for lag in lags), "journeys to be read"
+        )
+        assert worker.stop() == 0
+    partitions = json.loads(succeed("progress", "show", "--json", env=env))["hours"]["partitions"]
+    places = [each["topics"]["journeys"] for each in partitions]
+    assert [place["committed"] for place in places] == [place["end"] for place in places]
+    assert sum(place["end"] for place in places) > 0
     await remove_topics(env)
 
 

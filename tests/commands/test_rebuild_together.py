@@ -1,0 +1,193 @@
+"""Rebuilds beside one another and beside a writer, and one that is killed: real processes on one database."""
+
+import asyncio
+import contextlib
+import random
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from stream.agents.firing import HoursAtWork, Order, fire
+from stream.commands.rebuilding import patiently
+from stream.core.facts import Journey, Outcome
+from tables.sql.database import Database, open_database
+from tables.sql.facts import HOURS_GROUP, Writing
+from tables.sql.hour_store import SqlHourStore
+from tables.sql.upgrade import upgrade_schema
+from tests.support.processes import Environment, environment, succeed, wait_for
+from tests.support.rebuilds import (
+    BASE,
+    HOUR,
+    assert_hours_fit,
+    converted,
+    execute,
+    hours_written,
+    put,
+    put_into,
+    uniform,
+)
+from tests.support.rows import query
+
+HOURS = 150
+WINDOW = ("--start", str(BASE), "--end", str(BASE + HOURS * HOUR))
+
+
+@pytest.fixture
+def env(fresh_database: str, tmp_path: Path) -> Environment:
+    asyncio.run(upgrade_schema(fresh_database))
+    return environment("127.0.0.1:1", fresh_database, tmp_path, partitions=1)
+
+
+def url_of(env: Environment) -> str:
+    return env["TOUCHSTREAM_DATABASE_URL"]
+
+
+class Rebuild:
+    """A process with its outputs in files."""
+
+    def __init__(self, env: Environment, *options: str) -> None:
+        folder = Path(env["HOME"]) / f"rebuild-{uuid.uuid4().hex[:6]}"
+        folder.mkdir()
+        self.out, self.err = folder / "out", folder / "err"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stream", "rebuild", *WINDOW, *options],
+                env=env,
+                cwd=env["HOME"],
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def said(self) -> str:
+        return self.out.read_text()
+
+    def succeeded(self) -> str:
+        assert self.process.wait(120) == 0, self.said + self.err.read_text()
+        assert self.err.read_text() == ""
+        return self.said
+
+
+@contextlib.contextmanager
+def rebuild(env: Environment, *options: str) -> Iterator[Rebuild]:
+    running = Rebuild(env, *options)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+def test_of_two_at_once_one_works_and_the_other_says_that_it_was_done(env: Environment) -> None:
+    journeys = uniform(HOURS, 4)
+    put(url_of(env), journeys)
+    with rebuild(env) as one, rebuild(env) as other:
+        said = [one.succeeded(), other.succeeded()]
+    worked = [each for each in said if f"user 7: {HOURS} hours, {HOURS * 4} conversions" in each]
+    idle = [each for each in said if "user 7: already processed" in each]
+    assert (len(worked), len(idle)) == (1, 1)
+    assert [each.count("waiting for it to end") for each in worked] == [0]
+    assert [each.count("waiting for it to end") for each in idle] <= [1]
+    assert_hours_fit(url_of(env), journeys)
+    assert query(url_of(env), "SELECT DISTINCT revision FROM `202_stream_hours`") == [(1,)]
+
+
+def test_one_that_is_killed_is_waited_for_until_its_lease_ends_and_done_again(env: Environment) -> None:
+    journeys = uniform(HOURS, 4)
+    put(url_of(env), journeys)
+    with rebuild(env) as killed:
+        wait_for(lambda: hours_written(url_of(env)) >= 5, "the first hours")
+        killed.process.kill()
+        killed.process.wait()
+    assert 5 <= hours_written(url_of(env)) < HOURS
+    assert query(url_of(env), "SELECT state FROM `202_stream_runs`") == [("running",)]
+    with rebuild(env) as second:
+        wait_for(lambda: "waiting for it to end" in second.said, "the second to see the first one's lease")
+        assert second.process.poll() is None
+        execute(url_of(env), "UPDATE `202_stream_runs` SET lease_until = 1")  # as if half a minute had gone by
+        said = second.succeeded()
+    assert said.count("waiting for it to end") == 1
+    assert f"user 7: {HOURS} hours, {HOURS * 4} conversions" in said
+    assert_hours_fit(url_of(env), journeys)
+    states = query(url_of(env), "SELECT state FROM `202_stream_runs` ORDER BY run_id")
+    assert states == [("failed",), ("finished",)]
+
+
+def test_one_whose_window_was_taken_over_meanwhile_leaves_it_to_the_other(env: Environment) -> None:
+    journeys = uniform(HOURS, 4)
+    put(url_of(env), journeys)
+    with rebuild(env) as one:
+        wait_for(lambda: hours_written(url_of(env)) >= 5, "the first hours")
+        execute(url_of(env), "UPDATE `202_stream_runs` SET state = 'failed'")  # as one does that takes over
+        said = one.succeeded()
+    assert f"user 7: {HOURS} hours" in said
+    assert query(url_of(env), "SELECT state FROM `202_stream_runs` ORDER BY run_id") == [("failed",), ("finished",)]
+    assert_hours_fit(url_of(env), journeys)
+
+
+def test_one_that_is_stopped_can_be_repeated_at_once(env: Environment) -> None:
+    journeys = uniform(HOURS, 4)
+    put(url_of(env), journeys)
+    with rebuild(env) as stopped:
+        wait_for(lambda: hours_written(url_of(env)) >= 5, "the first hours")
+        stopped.process.terminate()
+        assert stopped.process.wait(10) == 1, stopped.said
+        assert "stopped" in stopped.err.read_text()
+    assert query(url_of(env), "SELECT state, error FROM `202_stream_runs`") == [("failed", "stopped")]
+    assert "waiting" not in succeed("rebuild", *WINDOW, env=env)
+    assert_hours_fit(url_of(env), journeys)
+
+
+def test_a_writer_that_changes_the_same_hours_and_a_rebuild_leave_what_the_journeys_give(env: Environment) -> None:
+    journeys = {each.conversion.conv_id: each for each in uniform(HOURS, 4)}
+    put(url_of(env), list(journeys.values()))
+    changes = 0
+    with rebuild(env, "--force") as running:
+        changes = asyncio.run(write_until_ended(url_of(env), running, journeys))
+        said = running.succeeded()
+    assert changes > 3
+    assert f"user 7: {HOURS} hours" in said
+    assert_hours_fit(url_of(env), [each for each in journeys.values() if each.outcome is Outcome.COUNTED])
+
+
+async def write_until_ended(url: str, running: Rebuild, journeys: dict[int, Journey]) -> int:
+    """As a worker does it: journeys first, then their marks, until the rebuild has ended. Returns how often."""
+    database = open_database(url)
+    chance = random.Random(7)
+    changes = 0
+    try:
+        while running.process.poll() is None or changes < 4:
+            changed = [changed_journey(chance, journeys[conv_id]) for conv_id in chance.sample(sorted(journeys), 20)]
+            journeys |= {each.conversion.conv_id: each for each in changed}
+            await patiently(partial(put_into, database, changed), limit=30)
+            await patiently(partial(fire_marks, database, changed), limit=30)
+            changes += 1
+    finally:
+        await database.close()
+    return changes
+
+
+def changed_journey(chance: random.Random, journey: Journey) -> Journey:
+    """Another payout, moved to another hour, or refunded; or counted again."""
+    conversion = journey.conversion
+    conv_time = BASE + chance.randrange(HOURS * HOUR) if chance.random() < 0.5 else conversion.conv_time
+    payout = 10 * chance.randrange(500_000)  # totals are rounded to 0.0001
+    new = converted(conversion.conv_id, conv_time, payout=payout, version=journey.version + 1)
+    if chance.random() < 0.2:
+        return new._replace(outcome=Outcome.DELETED, touches=())
+    return new
+
+
+async def fire_marks(database: Database, changed: list[Journey]) -> None:
+    writing = Writing(
+        owner="a test", writes_conversion_logs=False, clock=lambda: 1_800_000_000, topic_group=HOURS_GROUP
+    )
+    store = SqlHourStore(database, writing, scopes="all")
+    order = Order(marks=[(each.conversion.user_id, each.conversion.conv_id) for each in changed])
+    async with store.transaction() as transaction:
+        await fire(transaction, HoursAtWork(0), order, with_extra_scopes=True)
