@@ -10,12 +10,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from bench import report
 from bench.backlog import Ends, produce, read_ends
-from bench.contestants import MARIADB, OURS, SQLITE, Course, chosen
+from bench.contestants import HOT_HOUR, MARIADB, MARIADB_HOURS, OURS, SQLITE, WITH_HOURS, Course, chosen
+from bench.hot_hour import HotHour, measure_hot_hour
+from bench.hours import count_credits, lay_models, wrong_hours, wrong_sums
 from bench.measuring import Contestant, DidNotRun, Measurement, measure
 from bench.recovery import measure_recovery
 from bench.rows import wrong_counts, wrong_rows
@@ -24,6 +27,7 @@ from bench.traffic import Event, Expected, Traffic
 from tests.support.servers import run_sql
 
 CHECK_EVENTS = 20_000
+CHECK_HOT_HOUR = 2_000
 EVENTS_A_KEY = 16  # about what the full run has
 
 
@@ -35,6 +39,7 @@ class Plan:
     keys: int
     partitions: int
     peers: Sequence[str]
+    hot_hour: int  # conversions; 0: no such run
     only_checks: bool
     kafka: str
     database_url: str  # '': a server of our own
@@ -47,36 +52,60 @@ class Bench:
         self.plan = plan
         self.results: dict[str, Measurement] = {}
         self.recovery: report.Recovery | None = None
+        self.hot_hour: HotHour | None = None
         self.now = int(time.time())
+        self._around = ExitStack()
 
     def run(self) -> None:
         run_name = fresh_name()
         with ExitStack() as around:
+            self._around = around
             kafka = around.enter_context(server("kafka", self.plan.kafka))
             mariadb = around.enter_context(server("mariadb", self.plan.database_url))
             folder = FOLDER / run_name
             folder.mkdir(parents=True)
             course = Course(kafka, f"{run_name}-", self.plan.events, self.plan.partitions, folder)
-            ours = {name: self._ours(course, name, mariadb) for name in OURS}
+            ours = {name: course.ours(name, self._database_url(course, name, mariadb)) for name in OURS}
             ends, wanted = self._lay_traffic(course)
             for contestant in [*(course.peer(peer) for peer in self.plan.peers), *ours.values()]:
                 self._measure(kafka, contestant, ends)
                 if contestant.name in {SQLITE, MARIADB}:
                     self._check_rows(contestant, wanted)
             self.recovery = asyncio.run(measure_recovery(ours[SQLITE]))
+            for name in WITH_HOURS:
+                url = self._database_url(course, name, mariadb)
+                contestant = course.with_hours(name, url)
+                lay_models(url, self._traffic().users())
+                self._measure(kafka, contestant, ends)
+                self._check_rows(contestant, wanted)
+                self._check_hours(contestant, wanted)
             if asyncio.run(read_ends(kafka, ends)) != ends:
                 raise DidNotRun("a contestant wrote to the source topics: not all had the same backlog")
+            if self.plan.hot_hour:
+                hot_url = self._database_url(course, HOT_HOUR, mariadb)
+                self.hot_hour = measure_hot_hour(course, hot_url, self.plan.hot_hour)
             shutil.rmtree(folder)
 
-    def _ours(self, course: Course, name: str, mariadb: str) -> Contestant:
-        url = course.sqlite_url(name)
-        if name == MARIADB:
-            url = mariadb
-            if not self.plan.database_url:
-                database = f"touchstream_{course.prefix.rstrip('-')}"
-                run_sql(mariadb, f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
-                url = mariadb.replace("/touchstream?", f"/{database}?")
-        return course.ours(name, url)
+    def _database_url(self, course: Course, name: str, mariadb: str) -> str:
+        """A new and empty one."""
+        if name not in {MARIADB, MARIADB_HOURS, HOT_HOUR}:
+            return course.sqlite_url(name)
+        parts = urlsplit(mariadb)
+        database = f"touchstream_{course.prefix}{name}".replace("-", "_")
+        run_sql(mariadb, f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+        if self.plan.database_url:
+            self._around.callback(run_sql, mariadb, f"DROP DATABASE {database}")
+        return urlunsplit(parts._replace(path=f"/{database}"))
+
+    def _check_hours(self, contestant: Contestant, wanted: Expected) -> None:
+        name, url = contestant.name, contestant.env["TOUCHSTREAM_DATABASE_URL"]
+        wrong = wrong_sums(url, wanted)
+        if not wrong and self.plan.only_checks:
+            wrong = wrong_hours(url, list(self._traffic()), self.now)
+        if wrong:
+            raise DidNotRun(f"{contestant.label} left wrong hours: {wrong}")
+        self.results[name] = replace(self.results[name], credits=count_credits(url))
+        print(f"{contestant.label}: {self.results[name].credits:,} credits, as expected", flush=True)
 
     def _traffic(self) -> Traffic:
         return Traffic(self.plan.events, keys=self.plan.keys, now=self.now)
@@ -113,10 +142,16 @@ class Bench:
 @click.option("--keys", default=60_000, show_default=True, type=click.IntRange(1), help="Pairs of user and campaign.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1))
 @click.option("--peers", default="", help="Comma list of peers beside ours; default all, - for none.")
+@click.option("--hot-hour", default=100_000, show_default=True, type=click.IntRange(0), help="Conversions; 0: none.")
 @click.option("--check", "only_checks", is_flag=True, help="Small: does everyone run, are our rows right?")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Figures for machines.")
 @click.option("--kafka", default="", help="A broker that runs already, as host:port.")
-@click.option("--database", "database_url", default="", help="URL of an empty MariaDB database of a running server.")
+@click.option(
+    "--database",
+    "database_url",
+    default="",
+    help="URL of a database of a running MariaDB server; others are made beside it and dropped.",
+)
 def main(*, json_file: Path | None, peers: str, **options: Any) -> None:  # noqa: ANN401 - click's, as they are in Plan
     """Measure our worker and its peers on one backlog; the last line is the verdict."""
     try:
@@ -126,7 +161,12 @@ def main(*, json_file: Path | None, peers: str, **options: Any) -> None:  # noqa
     plan = Plan(peers=names, **options)
     if plan.only_checks:
         events = min(plan.events, CHECK_EVENTS)
-        plan = replace(plan, events=events, keys=min(plan.keys, events // EVENTS_A_KEY))
+        plan = replace(
+            plan,
+            events=events,
+            keys=min(plan.keys, events // EVENTS_A_KEY),
+            hot_hour=min(plan.hot_hour, CHECK_HOT_HOUR),
+        )
     bench = Bench(plan)
     try:
         bench.run()
@@ -140,7 +180,7 @@ def main(*, json_file: Path | None, peers: str, **options: Any) -> None:  # noqa
     if plan.only_checks:
         print(f"bench-check: {len(bench.results)} contestants ran, the rows of ours are right")
         return
-    report.show(bench.results, found)
+    report.show(bench.results, bench.hot_hour, found)
     print(report.verdict(bench.results, found))
 
 
@@ -151,6 +191,8 @@ def _figures(bench: Bench, found: Sequence[report.Ratio]) -> dict[str, object]:
             asdict(one) | {"events_per_s": one.events_a_second, "events_per_cpu_s": one.events_a_cpu_second}
             for one in bench.results.values()
         ],
+        "hours": report.hours_lines(bench.results, bench.hot_hour),
+        "hot_hour": asdict(bench.hot_hour) if bench.hot_hour else None,
         "recovery": asdict(bench.recovery) if bench.recovery else None,
         "ratios": [one._asdict() | {"met": one.is_met} for one in found],
     }

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.backlog import Topics
@@ -10,11 +10,14 @@ from bench.measuring import Contestant, python_module
 from bench.peers.job import Job
 from bench.surroundings import clean_environment, kafka_streams_command, quix_python, run
 from dev.server import free_port
+from stream.topics import JOURNEYS, hours_group_id
 
 BARE, SKETCH, KAFKA_STREAMS, QUIX, FAUST = "bare", "sketch", "kafka-streams", "quix", "faust"
 WITHOUT_SQL, SQLITE, MARIADB = "ours-without-sql", "ours-sqlite", "ours-mariadb"
+SQLITE_HOURS, MARIADB_HOURS, HOT_HOUR = "hours-in-sqlite", "hours-in-mariadb", "hot-hour"
 PEERS = (BARE, SKETCH, KAFKA_STREAMS, QUIX, FAUST)
-OURS = (WITHOUT_SQL, SQLITE, MARIADB)
+OURS = (WITHOUT_SQL, SQLITE, MARIADB)  # these compute no hours, as peers do not
+WITH_HOURS = (SQLITE_HOURS, MARIADB_HOURS)
 
 LABELS = {
     BARE: "bare aiokafka loop",
@@ -25,6 +28,9 @@ LABELS = {
     WITHOUT_SQL: "ours, without SQL",
     SQLITE: "ours, SQLite",
     MARIADB: "ours, MariaDB",
+    SQLITE_HOURS: "ours, SQLite, with hours",
+    MARIADB_HOURS: "ours, MariaDB, with hours",
+    HOT_HOUR: "hot hour",
 }
 
 # Stock Faust is an order of magnitude slower than the others, and as slow at any length: a tenth of the events will do.
@@ -60,29 +66,39 @@ class Course:
             most_events=self.events // FAUST_SHARE if name == FAUST else 0,
         )
 
-    def settings(self, name: str, database_url: str) -> dict[str, str]:
-        """The environment of one installation of ours; all of them share the source topics."""
+    def settings(self, name: str, database_url: str, *, prefix: str) -> dict[str, str]:
+        """The environment of one installation of ours; all with one prefix share its topics."""
         settings = {
             "KAFKA": self.kafka,
             "DATABASE_URL": database_url,
             "DATA_DIR": str(self.folder / f"{name}-data"),
             "APP_ID": f"{self.prefix}{name}",
-            "TOPIC_PREFIX": self.prefix,
+            "TOPIC_PREFIX": prefix,
             "PARTITIONS": str(self.partitions),
             "HEALTH": f"127.0.0.1:{free_port()}",
         }
         return clean_environment() | {f"TOUCHSTREAM_{setting}": value for setting, value in settings.items()}
 
     def ours(self, name: str, database_url: str) -> Contestant:
+        """Without hours, that is with what peers do."""
+        module = "bench.ours_without_sql" if name == WITHOUT_SQL else "bench.ours_without_hours"
+        return self._installed(name, self.settings(name, database_url, prefix=self.prefix), python_module(module))
+
+    def with_hours(self, name: str, database_url: str, *, prefix: str = "") -> Contestant:
+        """The product as it is; with a prefix, on topics of its own."""
+        prefix = prefix or self.prefix
+        env = self.settings(name, database_url, prefix=prefix)
+        contestant = self._installed(name, env, python_module("stream", "worker"))
+        return replace(contestant, hours_group=hours_group_id(contestant.group), journeys=f"{prefix}{JOURNEYS}")
+
+    def _installed(self, name: str, env: dict[str, str], command: Sequence[str]) -> Contestant:
         """Its topics and tables are made by the commands that a user has."""
-        env = self.settings(name, database_url)
         stream_command("topics", "apply", env=env)
         stream_command("db", "upgrade", env=env)
-        is_product = name != WITHOUT_SQL
         return Contestant(
             name=name,
             label=LABELS[name],
-            command=python_module("stream", "worker") if is_product else python_module("bench.ours_without_sql"),
+            command=command,
             group=env["TOUCHSTREAM_APP_ID"],
             folder=self.folder / name,
             env=env,

@@ -24,6 +24,8 @@ def markdown(run: dict[str, Any]) -> str:
         lines.append(
             f"| {one['label']} | {one['events']:,} | {one['wall_seconds']:.1f} | {speeds} | {one['peak_mb']:,.0f} |"
         )
+    for text in run["hours"]:
+        lines += ["", text]
     lines += ["", "| work | measured as | reach | got | |", "|---|---|---:|---:|---|"]
     for ratio in run["ratios"]:
         outcome = "reached" if ratio["met"] else "missed"

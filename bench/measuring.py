@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from bench.backlog import Ends
@@ -42,6 +43,8 @@ class Contestant:
     env: Mapping[str, str]
     most_events: int = 0  # measured until so many are committed; 0: all
     health: str = ""  # host:port of a worker of ours; the others tell their first record
+    hours_group: str = ""  # of ours with hours, which end when this group has read all of `journeys` too
+    journeys: str = ""  # topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Measurement:
     wall_seconds: float
     cpu_seconds: float
     peak_mb: float
+    credits: int = 0  # rows, of a run with hours
+
+    @property
+    def credits_a_second(self) -> float:
+        return self.credits / self.wall_seconds
 
     @property
     def events_a_second(self) -> float:
@@ -172,12 +180,19 @@ async def measure(kafka: str, contestant: Contestant, ends: Ends) -> Measurement
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
+        if contestant.journeys:
+            await _forget_records(admin, await topic_ends(kafka, contestant.journeys))
         async with Runner(contestant) as running:
             first: _Moment | None = None
             if contestant.health:
                 await running.begun()
                 first = running.now()
-            events = await _wait_for(Offsets(admin, contestant.group, ends), wanted, running)
+            events = await wait_for_offsets(Offsets(admin, contestant.group, ends), wanted, running)
+            if contestant.hours_group:
+                journeys = await topic_ends(kafka, contestant.journeys)
+                await wait_for_offsets(
+                    Offsets(admin, contestant.hours_group, journeys), sum(journeys.values()), running
+                )
             last, peak_mb = running.now(), running.peak_mb()
             first = first or running.told_first()
             code = await running.stop()
@@ -190,7 +205,27 @@ async def measure(kafka: str, contestant: Contestant, ends: Ends) -> Measurement
     )
 
 
-async def _wait_for(offsets: Offsets, wanted: int, running: Runner) -> int:
+async def topic_ends(kafka: str, topic: str) -> Ends:
+    """Of all its partitions."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        partitions = consumer.partitions_for_topic(topic)
+        assert partitions, f"no topic {topic}"
+        found: Ends = await consumer.end_offsets([TopicPartition(topic, each) for each in partitions])
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def _forget_records(admin: AIOKafkaAdminClient, ends: Ends) -> None:
+    """Journeys that other contestants wrote are none of this one's."""
+    if any(ends.values()):
+        await admin.delete_records({tp: RecordsToDelete(end) for tp, end in ends.items()})
+
+
+async def wait_for_offsets(offsets: Offsets, wanted: int, running: Runner) -> int:
+    """Until the group has committed so many. Raises DidNotRun."""
     deadline = time.monotonic() + START_LIMIT_SECONDS + wanted / SLOWEST_EVENTS_A_SECOND
     while time.monotonic() < deadline:
         events = await offsets.committed()

@@ -4,19 +4,17 @@ It is not a way to run: what state cannot answer stays unknown. It shows what SQ
 have none.
 """
 
-import mode.loop
+# First of all: it chooses the event loop.
+from bench.ours_without_hours import WorkerWithoutHours  # isort: skip
 
-mode.loop.use("uvloop")
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
-from collections.abc import Collection, Mapping, Sequence  # noqa: E402
-from contextlib import AbstractAsyncContextManager, nullcontext  # noqa: E402
-
-from stream.agents.ports import FactStore  # noqa: E402
-from stream.config import read_settings  # noqa: E402
-from stream.core.events import Click  # noqa: E402
-from stream.core.facts import Facts, Journey, Needs  # noqa: E402
-from stream.core.progress import Advance, PartitionProgress  # noqa: E402
-from stream.worker import JourneysWorker  # noqa: E402
+from stream.agents.ports import FactStore
+from stream.config import read_settings
+from stream.core.events import Click
+from stream.core.facts import Facts, Journey, Needs
+from stream.core.progress import Advance, PartitionProgress
 
 
 class NoTransaction:
@@ -70,8 +68,8 @@ class NoStore:
         return ()
 
 
-class WorkerWithoutSql(JourneysWorker):
-    """The product's worker in everything else."""
+class WorkerWithoutSql(WorkerWithoutHours):
+    """The product's worker in everything else but the hours, which have nothing to read."""
 
     def _store(self) -> FactStore:
         return NoStore()

@@ -8,7 +8,19 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table as Grid
 
-from bench.contestants import FAUST, KAFKA_STREAMS, LABELS, MARIADB, QUIX, SKETCH, SQLITE, WITHOUT_SQL
+from bench.contestants import (
+    FAUST,
+    KAFKA_STREAMS,
+    LABELS,
+    MARIADB,
+    MARIADB_HOURS,
+    QUIX,
+    SKETCH,
+    SQLITE,
+    WITH_HOURS,
+    WITHOUT_SQL,
+)
+from bench.hot_hour import HotHour
 from bench.measuring import Measurement
 
 RECOVERY_REACH = 300_000  # records a second
@@ -67,6 +79,13 @@ _COMPARISONS = (
         "journeys and all facts in MariaDB, beside Quix Streams without SQL", MARIADB, QUIX, _Measure.WALL, 1.2
     ),
     _Comparison(
+        "journeys, all facts and the hours of four models in MariaDB, beside Quix Streams without SQL",
+        MARIADB_HOURS,
+        QUIX,
+        _Measure.WALL,
+        1.0,
+    ),
+    _Comparison(
         "journeys and all facts in MariaDB, beside stock Faust without SQL", MARIADB, FAUST, _Measure.WALL, 12.0
     ),
 )
@@ -89,7 +108,25 @@ def _speed(result: Measurement, by: _Measure) -> float:
     return result.events_a_second if by is _Measure.WALL else result.events_a_cpu_second
 
 
-def show(results: Results, found: Sequence[Ratio]) -> None:
+def hours_lines(results: Results, hot_hour: HotHour | None) -> list[str]:
+    """What the hours came to, in sentences."""
+    lines = [
+        f"{one.label}: {one.credits:,} credits, {one.credits_a_second:,.0f} a second of the whole run."
+        for name, one in results.items()
+        if name in WITH_HOURS
+    ]
+    if hot_hour is not None:
+        hot = hot_hour
+        lines.append(
+            f"Hot hour, MariaDB: {hot.conversions:,} conversions of one account in one hour, {hot.credits:,} credits"
+            f" and {hot.snapshots:,} totals, all written and published after {hot.seconds:.1f} s."
+            f" Then {hot.more:,} more: {hot.fires:,} fires, which wrote {hot.fire_credits:,} credits and"
+            f" {hot.fire_snapshots:,} totals in {hot.fire_seconds:.2f} s; peak of the worker {hot.peak_mb:,.0f} MB."
+        )
+    return lines
+
+
+def show(results: Results, hot_hour: HotHour | None, found: Sequence[Ratio]) -> None:
     console = Console(width=120, highlight=False)
     speeds = Grid(title="Speed")
     for heading in ("contestant", "events", "seconds", "events/s", "CPU seconds", "events per CPU s", "peak MB"):
@@ -105,6 +142,8 @@ def show(results: Results, found: Sequence[Ratio]) -> None:
             f"{one.peak_mb:,.0f}",
         )
     console.print(speeds)
+    for line in hours_lines(results, hot_hour):
+        console.print(line, soft_wrap=True)
     if found:
         reaches = Grid(title="Reach", show_lines=True)
         for heading in ("work", "measured as", "reach", "got", ""):

@@ -44,6 +44,7 @@ class Expected(NamedTuple):
     touchpoints: int
     click_ids: int
     positions: int
+    cents: int  # paid for all conversions
 
 
 class _Click(NamedTuple):
@@ -112,20 +113,24 @@ class Traffic:
         line = b'{"conv_id":%d,"click_id":%d,"user_id":%d,"campaign_id":%d,"click_time":%d,"conv_time":%d' % (
             conv_id, click.moment.click_id, user_id, campaign_id, click.moment.click_time, conv_time,
         )  # fmt: skip
-        line += b',"click_payout":%d.50%b}' % (conv_id % 100, more)
+        line += b',"click_payout":%d.%02d%b}' % (*divmod(_cents(conv_id), 100), more)
         return Event(False, user_id, campaign_id, line)  # noqa: FBT003 - a field of the tuple
+
+    def users(self) -> range:
+        return range(1, 2 + (self._keys - 1) // CAMPAIGNS_OF_A_USER)
 
     def expected(self) -> Expected:
         """From the whole traffic at once: the rules of journeys in their plainest words, no code of ours."""
         for moments in self._clicks.values():
             moments.sort()
-        touchpoints = click_ids = positions = 0
-        for conv_time, click in self._conversions:
+        touchpoints = click_ids = positions = cents = 0
+        for conv_id, (conv_time, click) in enumerate(self._conversions, start=1):
+            cents += _cents(conv_id)
             touches = self._touches(conv_time, click)
             touchpoints += len(touches)
             click_ids += sum(touch.click_id for touch in touches)
             positions += sum(range(len(touches)))
-        return Expected(self._click_count, len(self._conversions), touchpoints, click_ids, positions)
+        return Expected(self._click_count, len(self._conversions), touchpoints, click_ids, positions, cents)
 
     def _touches(self, conv_time: int, click: _Click) -> list[Moment]:
         moments = self._clicks[click.key, click.visitor]
@@ -135,6 +140,10 @@ class Traffic:
             return [*before[-(MOST_TOUCHES - 1) :], click.moment]
         until = bisect_right(moments, conv_time, key=lambda moment: moment.click_time)
         return sorted({*moments[since:until][-MOST_TOUCHES:], click.moment})
+
+
+def _cents(conv_id: int) -> int:
+    return 100 * (conv_id % 100) + 50
 
 
 def _names(key: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream.topics import hours_group_id
 from tests.support.oracle import ExpectedRows, expected
 from tests.support.processes import (
     PRODUCT,
@@ -40,7 +41,10 @@ _CLICKS = (
     "SELECT click_id, user_id, campaign_id, click_time, visitor_id, click_bot, revised_at FROM `202_stream_clicks`"
 )
 _JOURNEYS = "SELECT conv_id, version, touches FROM `202_stream_journeys`"
-_PROGRESS = "SELECT partition_id, owner, epoch, next_offsets FROM `202_stream_progress` ORDER BY partition_id"
+_PROGRESS = (
+    "SELECT partition_id, owner, epoch, next_offsets FROM `202_stream_progress`"
+    " WHERE topic_group = 'journeys' ORDER BY partition_id"
+)
 
 _Result = TypeVar("_Result")
 
@@ -182,11 +186,12 @@ class Installation:
         """What the broker does to dead members once their session timeout is over, without that wait."""
 
         async def expel(admin: AIOKafkaAdminClient) -> None:
-            group = self.env["TOUCHSTREAM_APP_ID"]
-            for response in await admin.describe_consumer_groups([group]):
-                for member in response.groups[0][5]:
-                    coordinator = await admin.find_coordinator(group)
-                    await admin._send_request(LeaveGroupRequest(group, member[0]), coordinator)
+            app_id = self.env["TOUCHSTREAM_APP_ID"]
+            for group in (app_id, hours_group_id(app_id)):
+                for response in await admin.describe_consumer_groups([group]):
+                    for member in response.groups[0][5]:
+                        coordinator = await admin.find_coordinator(group)
+                        await admin._send_request(LeaveGroupRequest(group, member[0]), coordinator)
 
         self._ask(expel)
 

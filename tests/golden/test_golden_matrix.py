@@ -13,6 +13,10 @@ import pytest
 from tests.support import covering, golden
 from tests.support.covering import Case
 from tests.support.golden import ORDERS, SET_NAMES, GoldenSet
+from tests.support.golden_hours import credits_differ, expected_credits, expected_snapshots, models_of, snapshots_differ
+from tests.support.hour_books import Books, disagreement
+from tests.support.hour_oracle import earnings_of, expected_hours
+from tests.support.hour_rows import read_books, read_hours, read_revisions, store_golden_models
 from tests.support.oracle import expected
 from tests.support.processes import (
     PRODUCT,
@@ -29,7 +33,7 @@ from tests.support.rows import difference, differences, read_touchpoints
 # Factors whose values change nothing but the work done.
 FACTORS: dict[str, list[Any]] = {
     "order": list(ORDERS),
-    "partitions": [1, 3, 8],
+    "partitions": [1, 4, 8],
     "golden_set": list(SET_NAMES),
     "database": ["sqlite", "mariadb"],
     "workers": [1, 2],
@@ -40,6 +44,23 @@ FACTORS: dict[str, list[Any]] = {
     "alignment": ["on", "off"],
 }
 PAIRS = covering.pairwise(FACTORS)
+# With kill -9 in between, which costs a session timeout each.
+KILLS: list[Case] = [
+    {
+        **{name: values[0] for name, values in FACTORS.items()},
+        "golden_set": golden_set,
+        "database": database,
+        "partitions": partitions,
+        "workers": workers,
+        "kill": "yes",
+    }
+    for golden_set, database, partitions, workers in (
+        ("dense", "sqlite", 1, 1),
+        ("sparse", "sqlite", 4, 2),
+        ("sparse", "mariadb", 1, 2),
+        ("dense", "mariadb", 4, 2),
+    )
+]
 MOST_CASES = 25  # of some 15 s each: more would not fit the time that `make test` has
 
 
@@ -50,6 +71,13 @@ def test_cases_hold_every_pair_of_circumstances() -> None:
 
 @pytest.mark.parametrize("case", PAIRS, ids=covering.label)
 async def test_golden_set_comes_out_row_for_row(case: Case, installation: "Installation") -> None:
+    await installation.run(case)
+
+
+@pytest.mark.parametrize("case", KILLS, ids=covering.label)
+async def test_golden_set_comes_out_row_for_row_though_workers_are_killed(
+    case: Case, installation: "Installation"
+) -> None:
     await installation.run(case)
 
 
@@ -73,6 +101,7 @@ class Installation:
         env = self._environment(case)
         succeed("db", "upgrade", env=env)
         succeed("topics", "apply", env=env)
+        await store_golden_models(env["TOUCHSTREAM_DATABASE_URL"], case["golden_set"])
         try:
             with ExitStack() as running:
                 if case["worker_start"] == "before":
@@ -81,14 +110,19 @@ class Installation:
                 else:
                     self._ingest(case, vectors, env)
                     workers = self._start_workers(case, env, running)
+                if case.get("kill") == "yes":
+                    workers[0].kill()
+                    workers[:1] = self._start_workers({**case, "workers": 1}, env, running)
                 succeed("status", "--wait-drained", "60", env=env)
                 assert [worker.stop() for worker in workers] == [0] * len(workers)
+            books = await read_books(env)
         finally:
             await remove_topics(env)
         self._compare(vectors, env["TOUCHSTREAM_DATABASE_URL"])
+        self._compare_hours(case, vectors, env["TOUCHSTREAM_DATABASE_URL"], books)
 
     def _environment(self, case: Case) -> Environment:
-        settings: dict[str, str | int] = {"align": 1 if case["alignment"] == "on" else 0}
+        settings: dict[str, str | int] = {"fire_interval_seconds": 1, "align": 1 if case["alignment"] == "on" else 0}
         if case["state_keys"] != "default":
             settings["state_keys"] = case["state_keys"]
         if case["state_dropped"] == "yes":
@@ -128,6 +162,18 @@ class Installation:
         assert difference(vectors.touchpoints, read_touchpoints(database_url), what="touchpoints") == ""
         # The golden files say nothing of conversion logs and outcomes; the oracle does.
         assert differences(expected(golden.records(lines, append_time=self.now)), database_url) == ""
+
+    def _compare_hours(self, case: Case, vectors: GoldenSet, database_url: str, books: Books) -> None:
+        """What the old system computed one model at a time; other scopes as the oracle has them; topics like rows."""
+        name, found = case["golden_set"], read_hours(database_url)
+        shift = (vectors.newest_time - golden.load(name).newest_time) // golden.HOUR
+        of_global = [row for row in found.snapshots if row.scope == "global"]
+        assert snapshots_differ(expected_snapshots(name, shift_hours=shift), of_global) == ""
+        assert credits_differ(expected_credits(name, shift_hours=shift), found.credits) == ""
+        rows = expected(golden.records(golden.in_order(vectors, "merged"), append_time=self.now))
+        assert disagreement(expected_hours(earnings_of(rows), models_of(name)), found) == ""
+        assert disagreement(found, books.read(), what="topics") == ""
+        read_revisions(database_url)
 
 
 @pytest.fixture

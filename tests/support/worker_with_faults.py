@@ -24,7 +24,7 @@ from stream.config import read_settings  # noqa: E402
 from stream.core.errors import RefusedByDatabase, Unavailable  # noqa: E402
 from stream.engine.barrier import ChunkHandler, Observer, Step, Stored, Taken  # noqa: E402
 from stream.engine.chunk import Chunk  # noqa: E402
-from stream.worker import JourneysWorker, WorkerObserver  # noqa: E402
+from stream.worker import Worker, WorkerObserver  # noqa: E402
 
 
 def _fault(name: str) -> str:
@@ -34,7 +34,7 @@ def _fault(name: str) -> str:
 class FaultyHandler:
     """Loses state, or stores twice."""
 
-    def __init__(self, inner: ChunkHandler, worker: JourneysWorker) -> None:
+    def __init__(self, inner: ChunkHandler, worker: Worker) -> None:
         self._inner = inner
         self._worker = worker
 
@@ -42,7 +42,7 @@ class FaultyHandler:
         return await self._inner.take(partition, committed)
 
     async def store(self, chunk: Chunk, *, is_repeated: bool) -> Stored:
-        kept = self._worker.app.state_table.kept
+        kept = self._worker.journeys.app.state_table.kept
         if _fault("DROP_STATE"):
             kept.drop_values()
         stored = await self._inner.store(chunk, is_repeated=is_repeated)
@@ -51,10 +51,13 @@ class FaultyHandler:
         kept.put_states(chunk.partition, stored.states)
         again = await self._inner.store(chunk, is_repeated=is_repeated)
         outputs = [*stored.outputs, *again.outputs]
-        return Stored(outputs, {**stored.states, **again.states}, again.cached)
+        return Stored(outputs, {**stored.states, **again.states}, again.cached, again.receipt)
 
     async def delete_cached(self, stored: Stored) -> None:
         await self._inner.delete_cached(stored)
+
+    async def note_sent(self, stored: Stored) -> None:
+        await self._inner.note_sent(stored)
 
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         return self._inner.refused(chunk, error)
@@ -83,8 +86,8 @@ class DeafStore:
 class FatalObserver(WorkerObserver):
     """Ends or stops the process after a step."""
 
-    def __init__(self, worker: JourneysWorker) -> None:
-        super().__init__(worker)
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker, "journeys")
         self._seen: Counter[str] = Counter()
 
     def step_done(self, step: Step, chunk: Chunk, seconds: float) -> None:
@@ -97,7 +100,7 @@ class FatalObserver(WorkerObserver):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
-class FaultyWorker(JourneysWorker):
+class FaultyWorker(Worker):
     def _store(self) -> FactStore:
         store: Any = super()._store()
         return DeafStore(store, int(_fault("LOSE_REPLY"))) if _fault("LOSE_REPLY") else store

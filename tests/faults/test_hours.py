@@ -1,0 +1,83 @@
+"""Hours through kills, exits and late facts on real servers: rows as the oracle says, topics as the rows."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stream.engine.barrier import STEPS
+from tests.faults.conftest import Install
+from tests.faults.installation import Installation
+from tests.support.hour_books import disagreement
+from tests.support.hour_oracle import Model, earnings_of, expected_hours
+from tests.support.hour_rows import read_books, read_hours, read_revisions, store_models, torn_hours
+from tests.support.processes import succeed, wait_for
+from tests.support.traffic import Rates, Sent, traffic
+
+EXIT_CODE = 137
+RATES = Rates(conversions=0.3, late=0.3, revised_clicks=0.25, other_campaign=0.25, revised_conversions=0.2)
+HOUR = 3600
+MODELS = [
+    Model(user_id, user_id * 100 + number, kind, config)
+    for user_id in range(1, 6)
+    for number, (kind, config) in enumerate(
+        (("last_touch", {}), ("linear", {}), ("time_decay", {"half_life_hours": 48}), ("assisted", {}))
+    )
+]
+
+
+def check(installation: Installation) -> None:
+    found = read_hours(installation.database_url)
+    wanted = expected_hours(earnings_of(installation.expected()), MODELS)
+    assert disagreement(wanted, found) == ""
+    assert disagreement(found, asyncio.run(read_books(installation.env)).read(), what="topics") == ""
+    read_revisions(installation.database_url)
+
+
+def drain(installation: Installation) -> None:
+    succeed("status", "--wait-drained", "90", env=installation.env)
+
+
+@contextmanager
+def polled(database_url: str) -> Iterator[None]:
+    """A reader asks again and again whether a global snapshot differs from the sum of its credits."""
+    torn: list[object] = []
+    is_over = threading.Event()
+
+    def poll() -> None:
+        while not is_over.wait(0.05):
+            torn.extend(torn_hours(database_url))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    assert torn == []
+
+
+def test_hours_are_right_after_kills_and_exits_behind_each_step_of_their_engine(
+    install: Install, fresh_database: str
+) -> None:
+    installation = install(fresh_database, partitions=3, chunk_records=40, fire_interval_seconds=0.3)
+    store_models(installation.database_url, MODELS)
+    records = traffic(5, 1500, now=installation.now, rates=RATES, users=5)
+    with polled(installation.database_url), installation.sending(records):
+        for step in STEPS:
+            with installation.worker(name=f"hours-{step}", hours_exit_at=f"{step}:2") as worker:
+                assert worker.wait_exit() == EXIT_CODE
+            installation.expel_members()
+        with installation.worker() as worker:
+            wait_for(lambda: bool(read_hours(installation.database_url).credits), "the first credits")
+            worker.kill()
+        installation.expel_members()
+    with polled(installation.database_url), installation.worker() as worker:
+        drain(installation)
+        assert worker.stop() == 0
+    check(installation)
+
+
+def sent(installation: Installation, topic: str, **fields: object) -> Sent:
+    return Sent.of(topic, **fields)

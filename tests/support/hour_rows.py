@@ -1,0 +1,92 @@
+"""What do SQL and the topics hold of the hours? Read by plain drivers and a plain consumer, as a reader would."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from tables.sql.database import open_database
+from tests.support.golden import SetName
+from tests.support.golden_hours import USERS, definitions, model_id
+from tests.support.hour_books import CREDITS, SNAPSHOTS, Books
+from tests.support.hour_oracle import PARTS, Credit, ExpectedHours, Snapshot
+from tests.support.model_rows import store_model
+from tests.support.rows import query
+
+_SNAPSHOTS = (
+    "SELECT user_id, model_id, date_hour, scope_type, COALESCE(scope_id, 0), attributed_clicks, attributed_conversions,"
+    " attributed_revenue, attributed_cost FROM `202_attribution_snapshots`"
+)
+_CREDITS = (
+    "SELECT s.user_id, s.model_id, s.date_hour, t.conv_id, t.position, t.click_id, t.credit, t.weight"
+    " FROM `202_attribution_touchpoints` t LEFT JOIN `202_attribution_snapshots` s ON s.snapshot_id = t.snapshot_id"
+)
+_REVISIONS = "SELECT user_id, date_hour, revision, published_revision FROM `202_stream_hours`"
+
+
+def read_hours(database_url: str) -> ExpectedHours:
+    """A row that stands twice is twice in here."""
+    snapshots = [
+        Snapshot(*row[:7], Decimal(str(row[7])), Decimal(str(row[8]))) for row in query(database_url, _SNAPSHOTS)
+    ]
+    credits = []
+    for *place, credit, weight in query(database_url, _CREDITS):
+        assert credit == weight
+        credits.append(Credit(*place, int(Decimal(str(credit)) * PARTS)))
+    return ExpectedHours(sorted(snapshots), sorted(credits))
+
+
+def read_revisions(database_url: str) -> dict[tuple[int, int], int]:
+    """By user and hour. Fails if a revision is not published."""
+    found = {}
+    for user_id, date_hour, revision, published in query(database_url, _REVISIONS):
+        assert revision == published, f"hour {date_hour} of user {user_id} is at {revision}, published {published}"
+        found[user_id, date_hour] = revision
+    return found
+
+
+async def read_books(env: Mapping[str, str]) -> Books:
+    """Both topics from their beginnings, the last record of each key."""
+    books = Books()
+    consumer = AIOKafkaConsumer(bootstrap_servers=env["TOUCHSTREAM_KAFKA"], auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        for name in (SNAPSHOTS, CREDITS):
+            topic = env["TOUCHSTREAM_TOPIC_PREFIX"] + name
+            # A topic that nobody has asked for yet is not among the metadata of a new client.
+            await consumer._client.set_topics([topic])
+            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            assert places, f"there is no topic {topic}"
+            ends = await consumer.end_offsets(places)
+            consumer.assign(places)
+            while any([await consumer.position(place) < ends[place] for place in places]):
+                for records in (await consumer.getmany(timeout_ms=1000)).values():
+                    for record in records:
+                        books.take(name, record.key, record.value)
+    finally:
+        await consumer.stop()
+    return books
+
+
+async def store_golden_models(database_url: str, name: SetName) -> None:
+    """All models of a golden set for all its users, as rows of another hand."""
+    database = open_database(database_url)
+    try:
+        for user_id in USERS:
+            for number, each in enumerate(definitions(name)):
+                await store_model(
+                    database,
+                    model_id(user_id, number),
+                    user_id=user_id,
+                    model_slug=each["slug"],
+                    model_type=each["type"],
+                    weighting_config=None if each["weighting_config"] is None else _json(each["weighting_config"]),
+                )
+    finally:
+        await database.close()
+
+
+def _json(config: object) -> str:
+    return json.dumps(config)
