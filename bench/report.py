@@ -120,7 +120,7 @@ def hours_lines(results: Results, hot_hour: HotHour | None) -> list[str]:
         lines.append(
             f"Hot hour, MariaDB: {hot.conversions:,} conversions of one account in one hour, {hot.credits:,} credits"
             f" and {hot.snapshots:,} totals, all written and published after {hot.seconds:.1f} s."
-            f" Then {hot.more:,} more: {hot.fires:,} fires, which wrote {hot.fire_credits:,} credits and"
+            f" Then {hot.more:,} more: fires {hot.fires:,}, which wrote {hot.fire_credits:,} credits and"
             f" {hot.fire_snapshots:,} totals in {hot.fire_seconds:.2f} s; peak of the worker {hot.peak_mb:,.0f} MB."
         )
     return lines

@@ -65,7 +65,7 @@ _SLOTS = 1000
 class Worker:
     """Everything of one worker process: the journeys engine, the hours engine, and what they share.
 
-    Tests that break it on purpose override `_store`, `_handler`, `_observer`, which are those of the journeys.
+    Tests that break it on purpose override `_store`, `_handler` and `_observer`, of the journeys, or `_hours_observer`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -92,7 +92,7 @@ class Worker:
             "hours",
             self._hours_settings(data_dir),
             self._hours_handler(),
-            observer=WorkerObserver(self, "hours"),
+            observer=self._hours_observer(),
             fail=exit_now,
             before_start=self._wait_for_checked_topics,
         )
@@ -153,6 +153,9 @@ class Worker:
         return WorkerObserver(self, "journeys")
 
     # The hours engine
+
+    def _hours_observer(self) -> Observer:
+        return WorkerObserver(self, "hours")
 
     def _hours_settings(self, data_dir: Path) -> EngineSettings:
         settings = self.settings

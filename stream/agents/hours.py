@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 CONVERSIONS_IN_MEMORY = 300_000  # about 100 MB
 _HOURS_AT_A_TIME = 1000  # of those that are due without a change of theirs
 _RECORDS_AT_A_TIME = 50_000  # of hours that are published whole
+_UNSETTLED_KNOWN_SECONDS = 2
 _SIGN_OF_LIFE_SECONDS = 60
 
 
@@ -169,9 +170,9 @@ class HoursHandler:
         return dict(islice(due, _HOURS_AT_A_TIME))
 
     async def _all_unsettled(self) -> Mapping[HourKey, HourRow]:
-        """Read once a second at most, for all partitions: a fire looks at the rows again."""
+        """Read every other second at most, for all partitions: a fire looks at the rows again."""
         now = self._clock()
-        if self._unsettled[0] != now:
+        if abs(now - self._unsettled[0]) >= _UNSETTLED_KNOWN_SECONDS:
             self._unsettled = (now, await self._store.read_unsettled())
         return self._unsettled[1]
 

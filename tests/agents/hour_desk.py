@@ -77,8 +77,8 @@ class Desk:
         await self.handler.take(0, {"journeys": self.offset})
 
     def _now(self) -> int:
-        """A second later each time it is asked."""
-        self.seconds += 1
+        """Each time it is asked, later than anything is remembered for."""
+        self.seconds += 2
         return self.seconds
 
     async def _log_place(self, partition: int, committed: Mapping[str, int | None]) -> LogPlace:
@@ -172,6 +172,7 @@ def audit_hour(
     for model_id, total in totals.items():
         rows = credited[model_id]
         conv_ids = {conv_id for conv_id, _ in rows}
+        assert conv_ids == {conv_id for conv_id, at in database.credited.items() if at.hour == key}, key
         assert (total.clicks, total.conversions) == (len(rows), len(conv_ids)), key
         assert sum(parts for _, parts in rows) == 100_000 * len(conv_ids), key
         standing = [versions[conv_id, database.credited[conv_id].version] for conv_id in conv_ids]

@@ -152,6 +152,7 @@ async def test_a_mark_of_another_account_hides_no_move() -> None:
     await desk.rebuild([FIRST])
     desk.audit()
     await desk.work(4)
+    await desk.settle()
     check_whole(desk)
 
 

@@ -180,9 +180,14 @@ def test_the_verdict_names_what_is_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "moved"), [(ShownHour(2, True), 0), (ShownHour(2, False), 1), (ShownHour(3, True), 1)]
+    ("after", "moved"),
+    [
+        (ShownHour(2, is_final=True), 0),
+        (ShownHour(2, is_final=False), 1),
+        (ShownHour(3, is_final=True), 1),
+    ],
 )
 def test_a_revision_is_owed_to_becoming_final_or_to_a_correction(tmp_path: Path, after: ShownHour, moved: int) -> None:
-    hours = replace(NO_HOURS, before={(9, 0): ShownHour(1, False)}, hours={(9, 0): after})
+    hours = replace(NO_HOURS, before={(9, 0): ShownHour(1, is_final=False)}, hours={(9, 0): after})
     found = Found(make_traffic(NOW), {}, {}, StoredRows(tmp_path / "none.db"), [], Numbers(""), hours)
     assert [check.found for check in checks_of_revisions(found)] == [0, moved]

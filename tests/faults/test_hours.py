@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from stream.engine.barrier import STEPS
 from tests.faults.conftest import Install
+from tests.faults.events import USER, click, conversion
 from tests.faults.installation import Installation
 from tests.support.hour_books import disagreement
 from tests.support.hour_oracle import Model, earnings_of, expected_hours
 from tests.support.hour_rows import read_books, read_hours, read_revisions, store_models, torn_hours
 from tests.support.processes import succeed, wait_for
-from tests.support.traffic import Rates, Sent, traffic
+from tests.support.traffic import Rates, traffic
 
 EXIT_CODE = 137
 RATES = Rates(conversions=0.3, late=0.3, revised_clicks=0.25, other_campaign=0.25, revised_conversions=0.2)
@@ -79,5 +80,27 @@ def test_hours_are_right_after_kills_and_exits_behind_each_step_of_their_engine(
     check(installation)
 
 
-def sent(installation: Installation, topic: str, **fields: object) -> Sent:
-    return Sent.of(topic, **fields)
+def test_exactly_the_affected_hours_get_a_revision(install: Install, fresh_database: str) -> None:
+    installation = install(fresh_database, partitions=1, fire_interval_seconds=0.3)
+    store_models(installation.database_url, MODELS)
+    start = (installation.now // HOUR - 100) * HOUR
+    first, second, third = ((USER, start + number * HOUR) for number in range(3))
+    installation.send([click(number, start - HOUR + number) for number in range(1, 4)])
+    installation.send([conversion(number, number, start + (number - 1) * HOUR + 7) for number in range(1, 4)])
+    with installation.worker() as worker:
+        drain(installation)
+        before = read_revisions(installation.database_url)
+        for records, affected in (
+            ([conversion(1, 1, start + 7, deleted=1, revised_at=1)], {first}),
+            ([conversion(2, 2, start + HOUR + 7, click_payout=11, revised_at=1)], {second}),
+            ([conversion(2, 2, start + 8, click_payout=11, revised_at=2)], {first, second}),
+            ([conversion(2, 2, start + HOUR + 7, click_payout=11, revised_at=3)], {first, second}),
+            ([click(9, start + 2 * HOUR + 3)], {third}),
+        ):
+            installation.send(records)
+            drain(installation)
+            after = read_revisions(installation.database_url)
+            assert {key for key, revision in after.items() if revision != before.get(key)} == affected
+            before = after
+        assert worker.stop() == 0
+    check(installation)

@@ -101,7 +101,7 @@ async def test_rows_of_another_system_are_shown_without_what_is_not_known(filled
         filled,
         "INSERT INTO `202_attribution_snapshots` (snapshot_id, model_id, user_id, scope_type, scope_id, date_hour,"
         " lookback_start, lookback_end, attributed_clicks, attributed_conversions, attributed_revenue,"
-        " attributed_cost, created_at) VALUES (900, 99, 8, 'global', NULL, 7200, 0, 0, 1, 1, 5, 0, 0)",
+        " attributed_cost, created_at) VALUES (900, 99, 8, 'global', NULL, 7200, 0, 0, 1, 1, 5, -1, 0)",
         "INSERT INTO `202_attribution_touchpoints` (snapshot_id, conv_id, click_id, position, credit, weight,"
         " created_at) VALUES (900, 77, 78, 0, 1, 1, 0)",
     )

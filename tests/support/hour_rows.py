@@ -1,7 +1,8 @@
 """What do SQL and the topics hold of the hours? Read by plain drivers and a plain consumer, as a reader would."""
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from aiokafka import AIOKafkaConsumer
@@ -9,9 +10,9 @@ from aiokafka.structs import TopicPartition
 
 from tables.sql.database import open_database
 from tests.support.golden import SetName
-from tests.support.golden_hours import USERS, definitions, model_id
+from tests.support.golden_hours import models_of
 from tests.support.hour_books import CREDITS, SNAPSHOTS, Books
-from tests.support.hour_oracle import PARTS, Credit, ExpectedHours, Snapshot
+from tests.support.hour_oracle import PARTS, Credit, ExpectedHours, Model, Snapshot
 from tests.support.model_rows import store_model
 from tests.support.rows import query
 
@@ -23,18 +24,27 @@ _CREDITS = (
     "SELECT s.user_id, s.model_id, s.date_hour, t.conv_id, t.position, t.click_id, t.credit, t.weight"
     " FROM `202_attribution_touchpoints` t LEFT JOIN `202_attribution_snapshots` s ON s.snapshot_id = t.snapshot_id"
 )
+_TORN = (
+    "SELECT s.snapshot_id, s.attributed_clicks, s.attributed_conversions, COUNT(t.conv_id), COUNT(DISTINCT t.conv_id),"
+    " SUM(t.credit) FROM `202_attribution_snapshots` s"
+    " LEFT JOIN `202_attribution_touchpoints` t ON t.snapshot_id = s.snapshot_id WHERE s.scope_type = 'global'"
+    " GROUP BY s.snapshot_id, s.attributed_clicks, s.attributed_conversions"
+    " HAVING COUNT(t.conv_id) <> s.attributed_clicks OR COUNT(DISTINCT t.conv_id) <> s.attributed_conversions"
+    " OR ABS(SUM(t.credit) - s.attributed_conversions) > 0.000001"
+)
 _REVISIONS = "SELECT user_id, date_hour, revision, published_revision FROM `202_stream_hours`"
 
 
 def read_hours(database_url: str) -> ExpectedHours:
     """A row that stands twice is twice in here."""
     snapshots = [
-        Snapshot(*row[:7], Decimal(str(row[7])), Decimal(str(row[8]))) for row in query(database_url, _SNAPSHOTS)
+        Snapshot._make((*row[:7], Decimal(str(row[7])), Decimal(str(row[8]))))
+        for row in query(database_url, _SNAPSHOTS)
     ]
     credits = []
     for *place, credit, weight in query(database_url, _CREDITS):
         assert credit == weight
-        credits.append(Credit(*place, int(Decimal(str(credit)) * PARTS)))
+        credits.append(Credit._make((*place, int(Decimal(str(credit)) * PARTS))))
     return ExpectedHours(sorted(snapshots), sorted(credits))
 
 
@@ -70,23 +80,31 @@ async def read_books(env: Mapping[str, str]) -> Books:
     return books
 
 
+def torn_hours(database_url: str) -> list[tuple[object, ...]]:
+    """Global snapshots that differ from the sum of their credits, as one statement sees them."""
+    return query(database_url, _TORN)
+
+
+def store_models(database_url: str, models: Sequence[Model]) -> None:
+    """As rows of another hand."""
+    asyncio.run(_store_models(database_url, models))
+
+
 async def store_golden_models(database_url: str, name: SetName) -> None:
-    """All models of a golden set for all its users, as rows of another hand."""
+    """All models of a golden set for all its users."""
+    await _store_models(database_url, models_of(name))
+
+
+async def _store_models(database_url: str, models: Sequence[Model]) -> None:
     database = open_database(database_url)
     try:
-        for user_id in USERS:
-            for number, each in enumerate(definitions(name)):
-                await store_model(
-                    database,
-                    model_id(user_id, number),
-                    user_id=user_id,
-                    model_slug=each["slug"],
-                    model_type=each["type"],
-                    weighting_config=None if each["weighting_config"] is None else _json(each["weighting_config"]),
-                )
+        for model in models:
+            await store_model(
+                database,
+                model.model_id,
+                user_id=model.user_id,
+                model_type=model.type,
+                weighting_config=json.dumps(model.config) if model.config else None,
+            )
     finally:
         await database.close()
-
-
-def _json(config: object) -> str:
-    return json.dumps(config)

@@ -3,6 +3,7 @@
 TESTFAULT_DROP_STATE=1       all state in memory is lost before every chunk
 TESTFAULT_TWICE=1            every chunk is delivered twice
 TESTFAULT_EXIT_AT=STEP:N     the process ends right after a step of the barrier was done for the N-th time
+TESTFAULT_HOURS_EXIT_AT=STEP:N   the same of the hours' barrier
 TESTFAULT_LOSE_REPLY=N       every N-th commit reaches the database, but its reply does not reach us
 TESTFAULT_PAUSE_AT=STEP:N    the process stops itself (SIGSTOP) there
 """
@@ -86,15 +87,16 @@ class DeafStore:
 class FatalObserver(WorkerObserver):
     """Ends or stops the process after a step."""
 
-    def __init__(self, worker: Worker) -> None:
-        super().__init__(worker, "journeys")
+    def __init__(self, worker: Worker, engine: str = "journeys") -> None:
+        super().__init__(worker, engine)
+        self._place = "EXIT_AT" if engine == "journeys" else f"{engine.upper()}_EXIT_AT"
         self._seen: Counter[str] = Counter()
 
     def step_done(self, step: Step, chunk: Chunk, seconds: float) -> None:
         super().step_done(step, chunk, seconds)
         self._seen[step] += 1
         place = f"{step}:{self._seen[step]}"
-        if place == _fault("EXIT_AT"):
+        if place == _fault(self._place):
             os._exit(137)
         if place == _fault("PAUSE_AT"):
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -110,6 +112,9 @@ class FaultyWorker(Worker):
 
     def _observer(self) -> Observer:
         return FatalObserver(self)
+
+    def _hours_observer(self) -> Observer:
+        return FatalObserver(self, "hours")
 
 
 if __name__ == "__main__":
