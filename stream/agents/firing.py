@@ -177,7 +177,7 @@ class _Firing:
             return False
         if self._is_anew(key):
             return True
-        if all(self._fits(conv_id, key) for conv_id in self._touched.get(key, ())):
+        if self._all_fit(key):
             return False
         hour = self._at_work.take(key, self.rows[key].revision)
         # An hour that never counted anything has no row that could say by which models.
@@ -187,10 +187,16 @@ class _Firing:
         return False
 
     def _is_anew(self, key: HourKey) -> bool:
+        """Asked for, or computed with other models and settings than those of today; a final one only if it changes."""
         row = self.rows[key]
-        return key in self._order.anew or (
-            row.revision > 0 and row.configuration != self.configurations[key.user_id].revision
-        )
+        if key in self._order.anew:
+            return True
+        if not row.revision or row.configuration == self.configurations[key.user_id].revision:
+            return False
+        return not row.is_final or not self._all_fit(key)
+
+    def _all_fit(self, key: HourKey) -> bool:
+        return all(self._fits(conv_id, key) for conv_id in self._touched.get(key, ()))
 
     async def _load(self, keys: Collection[HourKey]) -> None:
         """All of these hours, and of every conversion that shows itself in them where else it stands."""

@@ -260,6 +260,28 @@ async def test_an_hour_becomes_final_once_and_a_late_change_restates_it() -> Non
     check_whole(desk)
 
 
+async def test_a_final_hour_keeps_its_models_until_something_in_it_changes() -> None:
+    desk = await desk_with()
+    desk.watermark = BASE + HOUR + LATENESS
+    await desk.settle()
+    settled = desk.database.hours[FIRST].row
+    desk.database.models[1] = [*desk.database.models[1], model_row(199, "first_touch")]
+    await desk.settle()
+    await desk.work(3)
+    assert desk.database.hours[FIRST].row == settled
+    desk.database.hours[FIRST].row = settled._replace(published_revision=0)  # as a removal of a model leaves it
+    desk.database.hours[FIRST].is_settled = False
+    desk.books.records["attribution-snapshots"].clear()
+    await desk.settle()
+    assert desk.database.hours[FIRST].row == settled
+    assert any(str(BASE).encode() in key for key in desk.books.records["attribution-snapshots"])
+    desk.save(paid(desk.journeys[3], 5))
+    await desk.work(3)
+    assert (
+        desk.database.hours[FIRST].row.configuration == desk.database.configuration(1).revision != settled.configuration
+    )
+
+
 # Faults
 
 

@@ -16,11 +16,22 @@ FIRST, SECOND = 20, 21  # clicks of conversion 10
 
 
 @pytest.fixture
-def env(fresh_database: str, tmp_path: Path) -> Environment:
+def env(fresh_sqlite: str, tmp_path: Path) -> Environment:
+    """Most of it is the same on any database."""
+    return installation(fresh_sqlite, tmp_path)
+
+
+@pytest.fixture
+def each_env(fresh_database: str, tmp_path: Path) -> Environment:
+    """On each of the databases in turn."""
+    return installation(fresh_database, tmp_path)
+
+
+def installation(url: str, tmp_path: Path) -> Environment:
     """A conversion with two touches, three models, and its hour not yet written."""
-    asyncio.run(upgrade_schema(fresh_database))
-    env = environment("127.0.0.1:1", fresh_database, tmp_path, partitions=1)
-    put(fresh_database, [converted(10, BASE + HOUR + 600, payout=1_000_001)])
+    asyncio.run(upgrade_schema(url))
+    env = environment("127.0.0.1:1", url, tmp_path, partitions=1)
+    put(url, [converted(10, BASE + HOUR + 600, payout=1_000_001)])
     for name, options in (
         ("Last", ("--type", "last_touch")),
         ("Linear", ("--type", "linear")),
@@ -58,9 +69,9 @@ def test_an_hour_not_yet_written_is_due(env: Environment) -> None:
     assert "linear (2): not yet written: the hour is due" in done.stdout
 
 
-def test_each_active_model_shares_parts_and_money_to_the_last_unit(env: Environment) -> None:
-    succeed("rebuild", *WINDOW, env=env)
-    answer = credits(env)
+def test_each_active_model_shares_parts_and_money_to_the_last_unit(each_env: Environment) -> None:
+    succeed("rebuild", *WINDOW, env=each_env)
+    answer = credits(each_env)
     last, linear = answer["models"]
     assert shares(last) == [(0, 1, SECOND, 100_000, "1.00000", "10.00001", "0.12345")]
     assert shares(linear) == [
@@ -71,13 +82,13 @@ def test_each_active_model_shares_parts_and_money_to_the_last_unit(env: Environm
         {"date_hour": BASE + HOUR, "position": 0, "click_id": FIRST, "credit": "0.50000"},
         {"date_hour": BASE + HOUR, "position": 1, "click_id": SECOND, "credit": "0.50000"},
     ]
-    assert stored(env) == {"last": "same", "linear": "same"}
+    assert stored(each_env) == {"last": "same", "linear": "same"}
     assert (
         answer["hour"] | {"revision": 1, "is_published": False, "is_final": False, "is_current": True}
         == (answer["hour"])
     )
     assert (answer["stand_in_hour"], answer["of_version"]) == (BASE + HOUR, 1)
-    text = succeed("explain", "10", env=env)
+    text = succeed("explain", "10", env=each_env)
     assert "revision 1, open, not yet published" in text
     assert "linear (2): stored likewise" in text
 

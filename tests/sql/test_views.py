@@ -21,6 +21,7 @@ HOUR = 1_790_035_200
 KEY = HourKey(1, HOUR)
 QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "bi.md").read_text("utf-8"), re.DOTALL)
 LAST, LINEAR = 1, 2
+FREE = 10_000_000  # snapshot ids that no other test has come to
 
 
 def snapshot(model_id: int, scope: Scope, scope_id: int, *, revenue: int, cost: int) -> SnapshotRow:
@@ -101,9 +102,9 @@ async def test_rows_of_another_system_are_shown_without_what_is_not_known(filled
         filled,
         "INSERT INTO `202_attribution_snapshots` (snapshot_id, model_id, user_id, scope_type, scope_id, date_hour,"
         " lookback_start, lookback_end, attributed_clicks, attributed_conversions, attributed_revenue,"
-        " attributed_cost, created_at) VALUES (900, 99, 8, 'global', NULL, 7200, 0, 0, 1, 1, 5, -1, 0)",
+        f" attributed_cost, created_at) VALUES ({FREE}, 99, 8, 'global', NULL, 7200, 0, 0, 1, 1, 5, -1, 0)",
         "INSERT INTO `202_attribution_touchpoints` (snapshot_id, conv_id, click_id, position, credit, weight,"
-        " created_at) VALUES (900, 77, 78, 0, 1, 1, 0)",
+        f" created_at) VALUES ({FREE}, 77, 78, 0, 1, 1, 0)",
     )
     hourly = await fetch(
         filled,
@@ -165,12 +166,14 @@ async def test_no_query_by_hour_and_model_or_user_reads_whole_tables(view: str, 
 
 def _other_rows() -> Iterator[str]:
     """So many that reading all of them is no longer the cheapest."""
-    snapshots = ",".join(f"({n + 50}, {n % 5 + 1}, {n % 5 + 1}, 'campaign', {n * 3600}, 0, 0, 0)" for n in range(1000))
+    snapshots = ",".join(
+        f"({FREE + n}, {n % 5 + 1}, {n % 5 + 1}, 'campaign', {n * 3600}, 0, 0, 0)" for n in range(1000)
+    )
     yield (
         "INSERT INTO `202_attribution_snapshots` (snapshot_id, model_id, user_id, scope_type, date_hour,"
         f" lookback_start, lookback_end, created_at) VALUES {snapshots}"
     )
-    credits = ",".join(f"({n % 1000 + 50}, {n}, {n}, 0, 1, 1, 0)" for n in range(5000))
+    credits = ",".join(f"({FREE + n % 1000}, {n}, {n}, 0, 1, 1, 0)" for n in range(5000))
     yield (
         "INSERT INTO `202_attribution_touchpoints` (snapshot_id, conv_id, click_id, position, credit, weight,"
         f" created_at) VALUES {credits}"
