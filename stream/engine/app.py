@@ -17,8 +17,10 @@ from stream.engine.consumer import ChunkConsumer, ChunkTransport, Intake
 from stream.engine.outbox import Outbox
 from stream.engine.recovering import PatientTables
 from stream.engine.schema import WholeChunkSchema
+from stream.engine.sending import FencedSending, OpenSending, Sending
 
 _DRAIN_SECONDS = 6.0
+_COMPRESSION = "zstd"  # a tenth of what lz4 costs here: aiokafka compresses at a high level
 _PRODUCER_BATCH_BYTES = 900_000
 _PRODUCER_REQUEST_BYTES = 8 * 1024 * 1024
 
@@ -35,12 +37,14 @@ class EngineSettings:
     state_keys: int
     state_name: str  # the changelog is `{app_id}-{state_name}-changelog`; "": no state, and no changelog
     intake: Intake
+    fenced: Mapping[str, object] | None = None  # options of aiokafka clients, where outputs are for owners alone
 
 
 class ChunkApp(faust.App):
     """Faust with chunks in place of messages. `use` before it starts."""
 
     engine: EngineSettings
+    sending: Sending
     on_positioned: Callable[[Mapping[int, Mapping[str, int | None]], int], None]
     fail: Callable[[BaseException], None]
     before_start: Callable[[], Awaitable[None]]
@@ -97,6 +101,7 @@ class ChunkApp(faust.App):
             self.before_stop()
             if self._consumer is not None:
                 await self.chunk_consumer.drain(_DRAIN_SECONDS)
+            await self.sending.close()
         await super().stop()
 
 
@@ -124,7 +129,7 @@ def build_app(engine: EngineSettings) -> ChunkApp:
         broker_commit_interval=3600.0,  # Faust's commit timer: `ChunkConsumer.commit` does nothing
         consumer_max_fetch_size=1 << 20,
         producer_linger=0.0,
-        producer_compression_type="zstd",  # a tenth of what lz4 costs here: aiokafka compresses at a high level
+        producer_compression_type=_COMPRESSION,
         producer_max_batch_size=_PRODUCER_BATCH_BYTES,
         producer_max_request_size=_PRODUCER_REQUEST_BYTES,
         producer_request_timeout=30.0,
@@ -132,6 +137,7 @@ def build_app(engine: EngineSettings) -> ChunkApp:
         stream_wait_empty=False,
     )
     app.engine = engine
+    app.sending = OpenSending(lambda: app.outbox) if engine.fenced is None else _fenced_sending(engine, engine.fenced)
     if engine.state_name:
         _add_state_table(app, engine)
     return app
@@ -139,6 +145,18 @@ def build_app(engine: EngineSettings) -> ChunkApp:
 
 def _keep_nothing() -> None:
     """Without state there is nothing to forget."""
+
+
+def _fenced_sending(engine: EngineSettings, client_options: Mapping[str, object]) -> FencedSending:
+    return FencedSending(
+        engine.app_id,
+        {
+            **client_options,
+            "compression_type": _COMPRESSION,
+            "max_batch_size": _PRODUCER_BATCH_BYTES,
+            "max_request_size": _PRODUCER_REQUEST_BYTES,
+        },
+    )
 
 
 def _add_state_table(app: ChunkApp, engine: EngineSettings) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -19,7 +19,7 @@ from stream.core.errors import Fenced, RefusedByDatabase, StartRefused, StreamEr
 from stream.engine.changelog import StateTable
 from stream.engine.chunk import Chunk
 from stream.engine.consumer import ChunkConsumer
-from stream.engine.outbox import Outbox
+from stream.engine.sending import Sending
 from stream.wire.outgoing import OutgoingRecord
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _SLOW_SECONDS = 5.0  # after which a step that still waits for its first answer 
 class Stored:
     """What a chunk left to do once SQL has committed it."""
 
-    outputs: Sequence[OutgoingRecord] = ()
+    outputs: Collection[OutgoingRecord] = ()  # iterated again where sending is repeated
     states: Mapping[bytes, bytes | None] = field(default_factory=dict)
     cached: Sequence[int] = ()
     receipt: Any = None  # the handler's own, for `note_sent`
@@ -90,14 +90,14 @@ class Barrier:
         *,
         consumer: Callable[[], ChunkConsumer],
         state: StateTable | None,  # None: the engine keeps none, and its changelog step writes nothing
-        outbox: Callable[[], Outbox],
+        sending: Sending,
         observer: Observer,
         fail: Callable[[BaseException], None],
     ) -> None:
         self._handler = handler
         self._consumer = consumer
         self._state = state
-        self._outbox = outbox
+        self._sending = sending
         self._observer = observer
         self._fail = fail
         self._epochs: dict[int, int] = {}
@@ -145,8 +145,11 @@ class Barrier:
 
     async def _take(self, partition: int, committed: Mapping[str, int | None], generation: int) -> None:
         consumer = self._consumer()
+        # First of all: what others have committed and not sent when SQL is read below, they cannot send any more.
+        await self._patiently(generation, lambda _: self._sending.take_over(partition))
         taken: Taken = await self._patiently(generation, lambda _: self._handler.take(partition, committed))
-        await self._patiently(generation, lambda _: self._outbox().send(taken.outputs))
+        if taken.outputs:
+            await self._patiently(generation, lambda _: self._sending.send(partition, taken.outputs))
         state = self._state
         if state is not None:
             await self._patiently(generation, lambda _: state.begin_epoch(partition, taken.epoch, taken.forget))
@@ -180,24 +183,16 @@ class Barrier:
         self._done("sql", chunk, clock)
         await self._handler.delete_cached(stored)
         self._done("cache", chunk, clock)
-        await self._patiently(chunk.generation, lambda _: self._outbox().send(stored.outputs))
+        if stored.outputs:
+            await self._patiently(chunk.generation, lambda _: self._sending.send(chunk.partition, stored.outputs))
         self._done("outputs", chunk, clock)
-        await self._note_sent(chunk, stored)
+        await self._patiently(chunk.generation, lambda _: self._handler.note_sent(stored))
         state, epoch = self._state, self._epochs[chunk.partition]
         if state is not None:
             await self._patiently(chunk.generation, lambda _: state.write(chunk.partition, epoch, stored.states))
         self._done("changelog", chunk, clock)
         if await consumer.commit_chunk(chunk):
             self._done("offsets", chunk, clock)
-
-    async def _note_sent(self, chunk: Chunk, stored: Stored) -> None:
-        """Also when the partition was lost meanwhile: what was sent may stand behind what its new owner sent."""
-        try:
-            await patiently(lambda _: self._handler.note_sent(stored), self._observer.waiting)
-        except Fenced as fenced:
-            if chunk.generation != self._consumer().generation:
-                raise _Overtaken from fenced
-            raise
 
     def _narrowed(self, chunk: Chunk, error: RefusedByDatabase) -> Sequence[Chunk]:
         """Halves, down to the one record that the database refuses."""

@@ -28,7 +28,7 @@ class Engine:
             handler,
             consumer=lambda: self.app.chunk_consumer,
             state=self.app.state_table if settings.state_name else None,
-            outbox=lambda: self.app.outbox,
+            sending=self.app.sending,
             observer=observer,
             fail=fail,
         )

@@ -11,6 +11,8 @@ from aiokafka.structs import RecordMetadata
 from stream.clock import unix_now
 from stream.wire.outgoing import OutgoingRecord
 
+_RECORDS_AT_A_TIME = 2000
+
 
 class Outbox:
     """Sends whole batches: a tenth of the cost of sending record by record."""
@@ -23,7 +25,9 @@ class Outbox:
         now_ms = int(unix_now() * 1000)  # our topics replace it by the append time
         batches: dict[tuple[str, int], BatchBuilder] = {}
         sent: list[tuple[Any, int]] = []
-        for record in records:
+        for number, record in enumerate(records):
+            if number % _RECORDS_AT_A_TIME == 0:
+                await asyncio.sleep(0)  # there may be a hundred thousand, and others have work to do
             if record.partition is None:
                 sent.append((await self._send_alone(record, now_ms), 1))
                 continue

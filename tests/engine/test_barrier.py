@@ -78,9 +78,11 @@ class World:
 
     # The outbox and the state
 
-    async def send(self, records: Iterable[OutgoingRecord]) -> list[Any]:
+    async def take_over(self, partition: int) -> None:
+        self.note("shut out")
+
+    async def send(self, partition: int, records: Iterable[OutgoingRecord]) -> None:
         self.note("send")
-        return list(records)
 
     async def begin_epoch(self, partition: int, epoch: int, forget: Sequence[bytes]) -> None:
         self.note("mark", f"{partition}:{epoch}")
@@ -144,7 +146,7 @@ async def opened(world: World, *, has_state: bool) -> Barrier:
         everything,
         consumer=lambda: everything,
         state=everything if has_state else None,
-        outbox=lambda: everything,
+        sending=everything,
         observer=everything,
         fail=world.failed.append,
     )
@@ -319,7 +321,7 @@ async def test_without_state_all_steps_are_told_and_nothing_is_kept(world: World
     assert tuple(entry.removeprefix("done ") for entry in world.journal if entry.startswith("done ")) == STEPS
     made.take_partitions({0: {A: 1, B: 0}}, 1)
     await until(lambda: world.opened == [(0, 1)])
-    assert world.calls()[5:] == ["take 0", "send"]
+    assert world.calls()[-3:] == ["shut out", "take 0", "send"]
     assert (world.written, world.put, world.failed) == ([], [], [])
 
 
@@ -330,7 +332,7 @@ async def test_a_partition_opens_once_fence_outputs_and_mark_are_in_place(barrie
     world.taken = Taken(epoch=6, forget=(b"x",), outputs=(OUTPUT,))
     barrier.take_partitions({0: {A: 3, B: None}}, 1)
     await until(lambda: world.opened == [(0, 1)])
-    assert world.calls() == ["take 0", "send", "mark 0:6"]
+    assert world.calls() == ["shut out", "take 0", "send", "mark 0:6"]
     assert world.put == [(0, {b"x": None})]
     await driven(barrier, world, chunk((A, 3)))
     assert world.written[-1][:2] == (0, 6)
@@ -371,7 +373,7 @@ async def test_a_partition_lost_while_it_was_taken_writes_no_mark(barrier: Barri
     world.rebalances_while_taking = 1
     barrier.take_partitions({0: {A: 3, B: None}}, 1)
     await until(lambda: world.reasons == [""])
-    assert (world.calls(), world.opened, world.failed) == (["take 0"], [], [])
+    assert (world.calls(), world.opened, world.failed) == (["shut out", "take 0"], [], [])
 
 
 async def test_a_partition_lost_before_it_was_taken_is_left_alone(barrier: Barrier, world: World) -> None:

@@ -298,4 +298,4 @@ def test_two_engines_of_a_process_have_bounds_of_their_own(tmp_path: Path) -> No
         for bound, name in ((10, "state"), (20, "state"), (0, ""))
     ]
     assert [app.state_table.kept.bound for app in apps[:2]] == [10, 20]
-    assert [len(app.tables) for app in apps] == [1, 1, 0]  # type: ignore[arg-type]
+    assert [len(app.tables) for app in apps] == [1, 1, 0]
