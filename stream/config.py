@@ -69,6 +69,12 @@ def _hashes(text: str) -> Sequence[str]:
     return parts
 
 
+def _app_id(text: str) -> str:
+    if text.endswith("-hours"):
+        raise ValueError('another ending than "-hours", which the second consumer group of an installation ends in')
+    return _pattern("[A-Za-z0-9_-]{1,100}", "letters, digits, - and _")(text)
+
+
 def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
@@ -149,9 +155,7 @@ class Settings:
     memcached: str = _setting("MEMCACHED", "", _address, "cache of Prosper202 to delete journeys from; empty: none")
     memcached_sites: Sequence[str] = _setting("MEMCACHED_SITES", (), _hashes, "system hashes in its hashed keys")
     data_dir: Path = _setting("DATA_DIR", Path("var"), Path, "folder for what a process keeps on disk")
-    app_id: str = _setting(
-        "APP_ID", "touchstream", _pattern("[A-Za-z0-9_-]{1,100}", "letters, digits, - and _"), "consumer group"
-    )
+    app_id: str = _setting("APP_ID", "touchstream", _app_id, "consumer group; that of the hours ends in -hours")
     topic_prefix: str = _setting(
         "TOPIC_PREFIX", "", _pattern("[A-Za-z0-9._-]{1,100}", "letters, digits, . - and _"), "before each topic's name"
     )

@@ -175,6 +175,7 @@ class Worker:
                 gather_seconds=settings.fire_interval_seconds,
                 tick_seconds=min(settings.fire_interval_seconds, _DUE_EVERY_SECONDS),
             ),
+            fenced=settings.kafka_options(),
         )
 
     def _hours_store(self) -> HourStore:

@@ -93,6 +93,7 @@ def test_names_that_kubernetes_injects_are_let_pass(name: str) -> None:
         ("ALIGN", "yes", "0 or 1"),
         ("HEALTH", ":80", "host:port"),
         ("APP_ID", "two words", "letters, digits"),
+        ("APP_ID", "touchstream-hours", "the second consumer group of an installation"),
         ("MEMCACHED_SITES", "abc", "40 hexadecimal digits"),
         ("CLICKS", "theirs", "one of own"),
         ("CLICKS", "installed", "import of existing installations, which is not built yet"),

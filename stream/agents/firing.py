@@ -4,16 +4,15 @@ SQL is the truth. A mark says only that a conversion changed; what it came to is
 account. Totals and credits of an hour are written together, so no reader sees one without the other.
 """
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stream.agents.hour_computing import Pace, credit_rows, finished, lacks_credits, snapshot_changes
 from stream.agents.hour_ports import HourTransaction
 from stream.core.configuration import Configuration
 from stream.core.facts import Journey, Outcome
-from stream.core.hours import CreditRow, Hour, HourKey, steps_of
-from stream.core.models import Model
+from stream.core.hours import Hour, HourKey
 from stream.core.results import (
     NEVER_FIRED,
     CreditedAt,
@@ -21,12 +20,8 @@ from stream.core.results import (
     HourContents,
     HourRow,
     Removal,
-    SnapshotRow,
 )
-from stream.core.toggles import is_multi_touch_on
-from stream.core.totals import Earner, ScopeKey, Total, earner_of
-
-_CONVERSIONS_AT_A_TIME = 500  # then others get their turn: an hour may hold a hundred thousand
+from stream.core.totals import Earner, earner_of
 
 
 class HoursAtWork:
@@ -47,6 +42,8 @@ class HoursAtWork:
     def keep(self, hours: Mapping[HourKey, Hour]) -> None:
         """As they were committed."""
         for key, hour in hours.items():
+            if (known := self._hours.pop(key, None)) is not None:  # another partition had it meanwhile
+                self.conversions -= len(known)
             self._hours[key] = hour
             self.conversions += len(hour)
         while self.conversions > self._bound and len(self._hours) > 1:
@@ -113,6 +110,7 @@ class _Firing:
         self, transaction: HourTransaction, at_work: HoursAtWork, order: Order, *, with_extra_scopes: bool
     ) -> None:
         self._transaction = transaction
+        self._pace = Pace(transaction.keep_alive)
         self._at_work = at_work
         self._order = order
         self._with_extra_scopes = with_extra_scopes
@@ -131,8 +129,20 @@ class _Firing:
 
         Each read sees what is committed at its time, so one conversion may show itself in two hours: the newest
         version decides. Where credits stand changes only behind the lock of the account, so that does not move.
+
+        What turns final was complete when the watermark was stored, and marks may still be on their way: SQL is asked
+        for all that has no credits yet, so that an hour is final with them.
         """
-        await self._read_marked()
+        await self._read_marked(self._order.marks)
+        await self._gather_hours()
+        asked: set[HourKey] = set()
+        while turning := self._turning_final() - asked:
+            asked |= turning
+            overlooked = await self._transaction.read_uncredited(turning)
+            await self._read_marked([mark for mark in overlooked if mark[1] not in self._asked])
+            await self._gather_hours()
+
+    async def _gather_hours(self) -> None:
         while True:
             keys = {*self._order.due, *self._order.anew, *self._touched}
             unknown = keys - self.rows.keys()
@@ -144,8 +154,18 @@ class _Firing:
             elif not unknown:
                 return
 
-    async def _read_marked(self) -> None:
-        marks = set(self._order.marks)
+    def _turning_final(self) -> set[HourKey]:
+        """Without those that were just read whole."""
+        return {
+            key
+            for key, row in self.rows.items()
+            if not row.is_final
+            and key.date_hour < self._order.final_before
+            and key not in self._contents
+            and (row.revision or self._touched.get(key))
+        }
+
+    async def _read_marked(self, marks: Collection[tuple[int, int]]) -> None:
         if not marks:
             return
         conv_ids = {conv_id for _, conv_id in marks}
@@ -177,7 +197,8 @@ class _Firing:
             return False
         if self._is_anew(key):
             return True
-        if self._all_fit(key):
+        # An hour that was never fired may hold what the system before us wrote, credits of what was deleted among it.
+        if self.rows[key].revision and self._all_fit(key):
             return False
         hour = self._at_work.take(key, self.rows[key].revision)
         # An hour that never counted anything has no row that could say by which models.
@@ -253,20 +274,18 @@ class _Firing:
         if key not in self._contents and key not in self.hours:
             if not row.revision or is_final_now == row.is_final:
                 return None
-            return _finished(key, row)
-        is_anew = self._is_anew(key)
+            return finished(key, row)
         changed = await self._counted(key)
         hour = self.hours[key]
         problems = hour.too_great()
-        is_rewritten = (
-            is_anew
-            or self._is_foreign(key)
-            or problems.keys() != row.problems.keys() - hour.configuration.broken.keys()
-        )
+        is_rewritten = self._is_rewritten(key, problems, changed)
         if is_rewritten:
             changed |= set(hour.conv_ids())
         problems = {**hour.configuration.broken, **problems}
-        snapshots, removed = self._snapshots(key, hour, problems, is_rewritten=is_rewritten)
+        snapshots, removed = snapshot_changes(
+            hour, self._contents.get(key), problems, is_foreign=self._is_foreign(key), is_rewritten=is_rewritten
+        )
+        await self._pace.went(1 + len(snapshots) + len(removed))
         hour.settle()
         if not (is_rewritten or changed or snapshots or removed) and is_final_now == row.is_final:
             return None
@@ -279,9 +298,20 @@ class _Firing:
             snapshots=snapshots,
             removed_snapshots=removed,
             cleared=None if is_rewritten else self._credited_in(key, changed),
-            credits=await _credits(hour, changed, models),
+            credits=await credit_rows(hour, changed, models, self._pace),
             credited={conv_id: version for conv_id in changed if (version := hour.version(conv_id)) is not None},
             uncredited=[each for each in self._credited_in(key, changed) if not self._counts_somewhere(each)],
+        )
+
+    def _is_rewritten(self, key: HourKey, problems: Collection[int], changed: Collection[int]) -> bool:
+        """All of it, instead of what changed?"""
+        hour, contents = self.hours[key], self._contents.get(key)
+        broken = hour.configuration.broken.keys()
+        return (
+            self._is_anew(key)
+            or self._is_foreign(key)
+            or {*problems} != self.rows[key].problems.keys() - broken
+            or (contents is not None and lacks_credits(hour, contents, problems, changed))
         )
 
     def _is_foreign(self, key: HourKey) -> bool:
@@ -300,9 +330,8 @@ class _Firing:
             candidates |= {journey.conversion.conv_id for journey in contents.journeys} | contents.credited.keys()
         hour = self.hours[key]
         changed = set()
-        for number, conv_id in enumerate(sorted(candidates)):
-            if number % _CONVERSIONS_AT_A_TIME == 0:
-                await asyncio.sleep(0)
+        for conv_id in sorted(candidates):
+            await self._pace.went()
             fits = self._fits(conv_id, key)
             if not fits:
                 changed.add(conv_id)
@@ -317,30 +346,12 @@ class _Firing:
 
     def _earner(self, conv_id: int, configuration: Configuration) -> Earner | None:
         journey = self._journeys[conv_id]
-        is_on = is_multi_touch_on(
-            configuration.toggles,
+        is_on = configuration.toggles.is_multi_touch_on(
             advertiser=journey.aff_network_id,
             campaign=journey.conversion.campaign_id,
             conv_time=journey.conversion.conv_time,
         )
         return earner_of(journey, is_multi_touch_on=is_on)
-
-    def _snapshots(
-        self, key: HourKey, hour: Hour, problems: Collection[int], *, is_rewritten: bool
-    ) -> tuple[Sequence[SnapshotRow], Sequence[ScopeKey]]:
-        """What is to be written of the totals, and what is to go."""
-        contents = self._contents.get(key)
-        stored = {each.key: each for each in contents.snapshots} if contents else {}
-        concerned = {*hour.totals, *stored} if contents or is_rewritten else {*hour.changed}
-        snapshots, removed = [], []
-        for scope_key in sorted(concerned | hour.changed):
-            total = hour.totals.get(scope_key)
-            if total is None or scope_key.model_id in problems:
-                if contents is None or scope_key in stored:
-                    removed.append(scope_key)
-            elif (row := snapshot_row(scope_key, total)) != stored.get(scope_key):
-                snapshots.append(row)
-        return snapshots, removed
 
     def _credited_in(self, key: HourKey, conv_ids: Iterable[int]) -> list[int]:
         return sorted(each for each in conv_ids if (at := self._credited.get(each)) is not None and at.hour == key)
@@ -352,31 +363,3 @@ class _Firing:
 
 def _hour_of(journey: Journey) -> HourKey:
     return HourKey(journey.conversion.user_id, journey.date_hour)
-
-
-def snapshot_row(key: ScopeKey, total: Total) -> SnapshotRow:
-    return SnapshotRow(key, total.clicks, total.conversions, steps_of(total.revenue), steps_of(total.cost))
-
-
-async def _credits(hour: Hour, conv_ids: Iterable[int], models: Sequence[Model]) -> list[CreditRow]:
-    rows: list[CreditRow] = []
-    for number, conv_id in enumerate(sorted(conv_ids)):
-        if number % _CONVERSIONS_AT_A_TIME == 0:
-            await asyncio.sleep(0)
-        if conv_id in hour:
-            rows += hour.credits_of(conv_id, models)
-    return rows
-
-
-def _finished(key: HourKey, row: HourRow) -> HourChange:
-    """The hour became final, and nothing else about it changed."""
-    return HourChange(
-        key=key,
-        row=row._replace(revision=row.revision + 1, is_final=True),
-        snapshots=(),
-        removed_snapshots=(),
-        cleared=(),
-        credits=(),
-        credited={},
-        uncredited=(),
-    )

@@ -1,6 +1,6 @@
 """What leaves with a fire: snapshots, credits, and tombstones for those that went."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from stream.core.hours import CreditRow, HourKey, credit_key, snapshot_key
@@ -37,25 +37,25 @@ def whole(hour: HourKey, results: HourResults) -> Publication:
     return Publication(hour, row.revision, row.is_final, results.snapshots, results.credits, results.removals)
 
 
-def result_records(topics: ResultTopics, publications: Iterable[Publication]) -> Iterator[OutgoingRecord]:
-    """Tombstones first: what was removed and came back stands behind its tombstone."""
-    for each in publications:
-        yield from _tombstones(topics, each)
-        yield from _snapshots(topics, each)
-        yield from _credits(topics, each)
+class ResultRecords(Collection[OutgoingRecord]):
+    """Made while they are sent: an hour may have a hundred thousand, and sending may be repeated."""
 
+    def __init__(self, topics: ResultTopics, publications: Sequence[Publication]) -> None:
+        self._topics = topics
+        self._publications = publications
 
-def record_keys(publication: Publication) -> Sequence[Removal]:
-    """Of all records that the publication consists of."""
-    hour = publication.hour
-    return [
-        *publication.removals,
-        *(Removal(RemovalKind.SNAPSHOT, snapshot_key(hour, each.key)) for each in publication.snapshots),
-        *(
-            Removal(RemovalKind.CREDIT, credit_key(hour, each.model_id, each.conv_id, each.position))
-            for each in publication.credits
-        ),
-    ]
+    def __iter__(self) -> Iterator[OutgoingRecord]:
+        """Tombstones first: what was removed and came back stands behind its tombstone."""
+        for each in self._publications:
+            yield from _tombstones(self._topics, each)
+            yield from _snapshots(self._topics, each)
+            yield from _credits(self._topics, each)
+
+    def __len__(self) -> int:
+        return sum(len(each.removals) + len(each.snapshots) + len(each.credits) for each in self._publications)
+
+    def __contains__(self, record: object) -> bool:
+        return any(each == record for each in self)
 
 
 def _tombstones(topics: ResultTopics, publication: Publication) -> Iterator[OutgoingRecord]:

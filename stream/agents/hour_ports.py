@@ -31,6 +31,15 @@ class HourTransaction(Protocol):
     async def read_contents(self, keys: Collection[HourKey]) -> Mapping[HourKey, HourContents]:
         """One for each key."""
 
+    async def read_uncredited(self, keys: Collection[HourKey]) -> Collection[tuple[int, int]]:
+        """Account and conversion, of those whose journey and credits do not fit each other in these hours.
+
+        Counted there and credited elsewhere, in another version or nowhere; or credited there and not counted there.
+        """
+
+    async def keep_alive(self) -> None:
+        """Called now and then while computing: servers hang up on a transaction that is silent. Others get a turn."""
+
     async def write(self, changes: Sequence[HourChange]) -> Mapping[HourKey, Sequence[Removal]]:
         """Returns, and stores, the records that must become tombstones: rows that went and were not written again."""
 
@@ -69,13 +78,6 @@ class HourStore(Protocol):
         """Hours still at that revision are published: their removals go, and final ones are settled.
 
         Raises Fenced, with nothing changed, if the partition is no longer ours at that epoch.
-        """
-
-    async def withdraw(self, sent: Mapping[HourKey, Sequence[Removal]]) -> None:
-        """These records may stand on the topics in place of newer ones: the hours are unpublished, the records removed.
-
-        The hours get a new revision, so that nobody who sends an older one may call them published. Whoever publishes
-        the hour then sends tombstones for them, and the hour as it stands behind those.
         """
 
     async def sign_of_life(self) -> None:

@@ -6,13 +6,12 @@ Decides nothing: what fits and what is written is found by `firing`; here is whe
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from stream.agents.firing import Fired, FiredHour, HoursAtWork, Order, fire
-from stream.agents.hour_outputs import Publication, ResultTopics, record_keys, result_records, whole
+from stream.agents.hour_outputs import Publication, ResultRecords, ResultTopics, whole
 from stream.agents.hour_ports import HourStore, HourTransaction
 from stream.agents.hour_reading import Mark
-from stream.core.errors import Fenced, RefusedByDatabase
+from stream.core.errors import RefusedByDatabase
 from stream.core.hours import HourKey, final_before
 from stream.core.keys import partition_of_account
 from stream.core.progress import Advance
@@ -26,9 +25,11 @@ log = logging.getLogger(__name__)
 
 CONVERSIONS_IN_MEMORY = 300_000  # about 100 MB
 _HOURS_AT_A_TIME = 1000  # of those that are due without a change of theirs
+_HOURS_RESTATED_AT_A_TIME = 20  # of those whose models or settings changed: all their conversions are read
 _RECORDS_AT_A_TIME = 50_000  # of hours that are published whole
 _UNSETTLED_KNOWN_SECONDS = 2
 _SIGN_OF_LIFE_SECONDS = 60
+_CURRENT_SECONDS = 600  # behind the clock: an idle partition says every 20 seconds that it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class HoursHandler:
         self._standings: dict[int, _Standing] = {}
         self._at_work = HoursAtWork(CONVERSIONS_IN_MEMORY)
         self._signed_at = 0
+        self._watermark = 0
         self._unsettled: tuple[int, Mapping[HourKey, HourRow]] = (0, {})
 
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
@@ -101,7 +103,8 @@ class HoursHandler:
     async def store(self, chunk: Chunk, *, is_repeated: bool) -> Stored:
         standing = self._standings[chunk.partition]
         marks: set[Mark] = {arrival.content for arrival in chunk.arrivals if arrival.content is not None}
-        final_from = await self._final_before(chunk)
+        # A repetition may come long after the chunk was handed out; what lies behind it now is not known.
+        final_from = 0 if is_repeated else await self._final_before(chunk)
         due = await self._due(chunk.partition, final_from)
         if not marks and not due and chunk.next_offsets == standing.next_offsets:
             await self._sign_of_life(chunk)
@@ -118,8 +121,9 @@ class HoursHandler:
         if self._standings[chunk.partition].epoch == standing.epoch:  # else it was taken anew while we committed
             self._standings[chunk.partition] = moved_on
         self._count(chunk, fired)
+        await self._sign_of_life(chunk)
         return Stored(
-            outputs=list(result_records(self._settings.topics, publications)),
+            outputs=ResultRecords(self._settings.topics, publications),
             receipt=_Receipt(chunk.partition, standing.epoch, publications),
         )
 
@@ -130,15 +134,9 @@ class HoursHandler:
         receipt: _Receipt | None = stored.receipt
         if receipt is None or not receipt.publications:
             return
-        try:
-            await self._store.mark_published(
-                receipt.partition, receipt.epoch, {each.hour: each.revision for each in receipt.publications}
-            )
-        except Fenced:
-            # We slept between commit and sending, and another has published since: what it sent may be older than
-            # ours by place only. So it sends all of it once more, each record behind a tombstone.
-            await self._store.withdraw({each.hour: record_keys(each) for each in receipt.publications})
-            raise
+        await self._store.mark_published(
+            receipt.partition, receipt.epoch, {each.hour: each.revision for each in receipt.publications}
+        )
 
     def refused(self, chunk: Chunk, error: RefusedByDatabase) -> Chunk:
         """All values were read from SQL and fit its columns: a refusal is no fault of the record."""
@@ -148,8 +146,8 @@ class HoursHandler:
         """0 while records of ours wait: hours may still gain from them."""
         if not chunk.is_last:
             return 0
-        watermark = await self._store.read_watermark(self._settings.source_partitions)
-        return final_before(watermark, self._settings.allowed_lateness)
+        self._watermark = await self._store.read_watermark(self._settings.source_partitions)
+        return final_before(self._watermark, self._settings.allowed_lateness)
 
     async def _due(self, partition: int, final_from: int) -> Mapping[HourKey, HourRow]:
         """Hours of the partition's accounts that ask for something though no conversion of theirs changed."""
@@ -161,13 +159,17 @@ class HoursHandler:
         if not unsettled:
             return {}
         revisions = await self._store.read_revisions({key.user_id for key in unsettled})
-        due = (
-            (key, row)
-            for key, row in sorted(unsettled.items())
-            if row.published_revision != row.revision
-            or (not row.is_final and (key.date_hour < final_from or row.configuration != revisions[key.user_id]))
-        )
-        return dict(islice(due, _HOURS_AT_A_TIME))
+        due: dict[HourKey, HourRow] = {}
+        restated = 0
+        for key, row in sorted(unsettled.items()):
+            is_other = not row.is_final and row.configuration != revisions[key.user_id]
+            is_due = row.published_revision != row.revision or (not row.is_final and key.date_hour < final_from)
+            restated += is_other
+            if (is_other and restated <= _HOURS_RESTATED_AT_A_TIME) or (is_due and not is_other):
+                due[key] = row
+            if len(due) == _HOURS_AT_A_TIME:
+                break
+        return due
 
     async def _all_unsettled(self) -> Mapping[HourKey, HourRow]:
         """Read every other second at most, for all partitions: a fire looks at the rows again."""
@@ -202,8 +204,10 @@ class HoursHandler:
         return publications
 
     async def _sign_of_life(self, chunk: Chunk) -> None:
+        """While the sources are worked on and nothing of ours waits."""
         now = self._clock()
-        if chunk.is_last and abs(now - self._signed_at) >= _SIGN_OF_LIFE_SECONDS:
+        is_current = chunk.is_last and now - self._watermark <= _CURRENT_SECONDS
+        if is_current and abs(now - self._signed_at) >= _SIGN_OF_LIFE_SECONDS:
             await self._store.sign_of_life()
             self._signed_at = now
 

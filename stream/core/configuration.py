@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stream.core.models import InvalidModel, Model, weighting_of
-from stream.core.toggles import Toggle
+from stream.core.toggles import Switchboard, Toggle
 
 
 class ModelRow(NamedTuple):
@@ -26,7 +26,7 @@ class Configuration:
     revision: int  # digest of the content in 63 bits: an edit by any hand is seen, and taking it back is no change
     models: Sequence[Model]  # active ones that can be computed, by id
     broken: Mapping[int, str]  # active ones that cannot, with the reason
-    toggles: Sequence[Toggle]
+    toggles: Switchboard
 
 
 def configuration_of(rows: Sequence[ModelRow], toggles: Sequence[Toggle], *, scopes: str) -> Configuration:
@@ -39,7 +39,7 @@ def configuration_of(rows: Sequence[ModelRow], toggles: Sequence[Toggle], *, sco
         except InvalidModel as error:
             broken[row.model_id] = str(error)
     known = sorted(set(toggles))
-    return Configuration(_digest(repr((active, known, scopes))), tuple(models), broken, tuple(known))
+    return Configuration(_digest(repr((active, known, scopes))), tuple(models), broken, Switchboard(known))
 
 
 def model_of(row: ModelRow) -> Model:

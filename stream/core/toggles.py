@@ -1,6 +1,7 @@
 """Is multi-touch on for a conversion? The settings of an account, by scope and by the time of the conversion."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,16 +23,33 @@ class Toggle(NamedTuple):
     is_enabled: bool
 
 
-def is_multi_touch_on(toggles: Sequence[Toggle], *, advertiser: int, campaign: int, conv_time: int) -> bool:
-    """`toggles` are those of the conversion's account, in any order. On, where none says otherwise."""
-    ids = {ToggleScope.GLOBAL: 0, ToggleScope.ADVERTISER: advertiser, ToggleScope.CAMPAIGN: campaign}
-    is_on = True
-    for scope in ToggleScope:
-        said = [each for each in toggles if (each.scope, each.scope_id) == (scope, ids[scope])]
-        last = max((each for each in said if each.since <= conv_time), key=_recency, default=None)
-        if last is not None:
-            is_on = last.is_enabled
-    return is_on
+class Switchboard:
+    """Toggles of one account by scope and id: an account may have thousands, and each conversion asks for three."""
+
+    def __init__(self, toggles: Iterable[Toggle]) -> None:
+        self._said: dict[tuple[ToggleScope, int], list[Toggle]] = {}
+        for each in toggles:
+            self._said.setdefault((each.scope, each.scope_id), []).append(each)
+        for said in self._said.values():
+            said.sort(key=_recency)
+
+    def is_multi_touch_on(self, *, advertiser: int, campaign: int, conv_time: int) -> bool:
+        """On, where none says otherwise."""
+        is_on = True
+        for place in (
+            (ToggleScope.GLOBAL, 0),
+            (ToggleScope.ADVERTISER, advertiser),
+            (ToggleScope.CAMPAIGN, campaign),
+        ):
+            said = self._said.get(place)
+            if said is not None and (known := bisect_right(said, (conv_time, True), key=_recency)):
+                is_on = said[known - 1].is_enabled
+        return is_on
+
+
+def is_multi_touch_on(toggles: Iterable[Toggle], *, advertiser: int, campaign: int, conv_time: int) -> bool:
+    """For one conversion alone. `toggles` are those of its account, in any order."""
+    return Switchboard(toggles).is_multi_touch_on(advertiser=advertiser, campaign=campaign, conv_time=conv_time)
 
 
 def _recency(toggle: Toggle) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 So a question mark in a statement is always a parameter, on MySQL too.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
@@ -36,6 +37,10 @@ class Connection(ABC):
     async def insert(self, insert: Insert[_Item], items: Sequence[_Item]) -> None:
         """DuplicateKey: of the last statement no row is stored on MySQL; on SQLite some may be."""
 
+    async def keep_alive(self) -> None:
+        """Called now and then by whoever is silent for long: others get their turn, and the server does not hang up."""
+        await asyncio.sleep(0)
+
     async def roll_back(self) -> None:
         await self.run("ROLLBACK")
 
@@ -58,6 +63,9 @@ class MysqlConnection(Connection):
 
     async def run(self, statement: str, parameters: Sequence[object] = ()) -> int:
         return int((await self._execute(statement, parameters)).rowcount)
+
+    async def keep_alive(self) -> None:
+        await self.fetch("SELECT 1")
 
     async def insert(self, insert: Insert[_Item], items: Sequence[_Item]) -> None:
         for start in range(0, len(items), ROWS_A_STATEMENT):

@@ -22,7 +22,7 @@ from tables.sql.journeys import read_journeys, read_journeys_of_hours
 from tables.sql.model_store import read_configuration_rows, seed_last_touch
 from tables.sql.models import read_accounts_with_models
 from tables.sql.ownership import first_progress, take_over
-from tables.sql.removals import delete_removals_of_hours, insert_removals, read_removals
+from tables.sql.removals import delete_removals_of_hours, read_removals
 from tables.sql.snapshots import read_snapshots
 
 _DRAINED_LAG_SECONDS = 60  # an event of before may still be on its way into a topic that was found drained
@@ -72,6 +72,12 @@ class SqlHourTransaction:
         credited = await hour_rows.read_credited_of_hours(self._connection, keys)
         snapshots = await read_snapshots(self._connection, keys)
         return {key: HourContents(journeys[key], credited[key], snapshots[key]) for key in keys}
+
+    async def read_uncredited(self, keys: Collection[HourKey]) -> Collection[tuple[int, int]]:
+        return await hour_rows.read_uncredited(self._connection, keys)
+
+    async def keep_alive(self) -> None:
+        await self._connection.keep_alive()
 
     async def write(self, changes: Sequence[HourChange]) -> Mapping[HourKey, Sequence[Removal]]:
         return await write_changes(self._connection, changes, now=self._writing.clock())
@@ -140,15 +146,6 @@ class SqlHourStore:
             await lock_accounts(connection, {key.user_id for key in revisions}, now=writing.clock())
             published = await hour_rows.mark_published(connection, revisions)
             await delete_removals_of_hours(connection, published)
-
-    async def withdraw(self, sent: Mapping[HourKey, Sequence[Removal]]) -> None:
-        async with self._database.transaction() as connection:
-            await lock_accounts(connection, {key.user_id for key in sent}, now=self._writing.clock())
-            await hour_rows.mark_unpublished(connection, sent)
-            missing = {key: set(removals) for key, removals in sent.items()}
-            for stored in await read_removals(connection, sent):
-                missing[stored.hour].discard(stored.removal)
-            await insert_removals(connection, missing)
 
     async def sign_of_life(self) -> None:
         async with self._database.transaction() as connection:

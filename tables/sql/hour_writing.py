@@ -63,13 +63,28 @@ class _Writing:
             ((change.key, row) for change in self._changes for row in change.snapshots),
             created_at=self._now,
         )
-        credits = _by_place(self._changes)
+        credits = await self._by_place()
         snapshots = {(each.hour, each.model_id): each for each in standing}
         new = {hour for hour, model_id in credits if (hour, model_id) not in snapshots}
         for each in await read_global(connection, new) if new else []:
             snapshots.setdefault((each.hour, each.model_id), each)
         await self._write_credits(credits, snapshots, clearings)
         await self._remove_snapshots()
+
+    async def _by_place(self) -> dict[_Place, list[CreditRow]]:
+        found: dict[_Place, list[CreditRow]] = {}
+        silent = 0
+        for change in self._changes:
+            of_models: dict[int, list[CreditRow]] = defaultdict(list)
+            for row in change.credits:
+                of_models[row.model_id].append(row)
+            for model_id, rows in of_models.items():
+                found[change.key, model_id] = rows
+            silent += len(change.credits)
+            if silent >= ROWS_AT_A_TIME:
+                await self._connection.keep_alive()
+                silent = 0
+        return found
 
     async def _write_credits(
         self,
@@ -114,20 +129,27 @@ class _Writing:
 
     async def settle_removals(self) -> Mapping[HourKey, Sequence[Removal]]:
         """All that stand now, by hour: those of before whose row was not written again, and the new ones."""
-        keys = {change.key: change for change in self._changes}
-        standing: dict[HourKey, set[Removal]] = {key: set() for key in keys}
-        written: dict[HourKey, set[Removal]] = {}
-        overtaken = []
-        for removal_id, hour, removal in await read_removals(self._connection, keys):
-            if hour not in written:
-                written[hour] = set(_written(keys[hour]))
-            if removal in written[hour]:
-                overtaken.append(removal_id)
-            else:
-                standing[hour].add(removal)
+        changes = {change.key: change for change in self._changes}
+        standing: dict[HourKey, set[Removal]] = {key: set() for key in changes}
+        found = await read_removals(self._connection, changes)
+        for _, hour, removal in found:
+            standing[hour].add(removal)
+        for hour in {hour for _, hour, _ in found}:
+            standing[hour] -= await self._written_again(changes[hour], standing[hour])
+        overtaken = [removal_id for removal_id, hour, removal in found if removal not in standing[hour]]
         await delete_removals(self._connection, overtaken)
         await insert_removals(self._connection, {hour: gone - standing[hour] for hour, gone in self._gone.items()})
-        return {hour: sorted(found | self._gone.get(hour, set())) for hour, found in standing.items()}
+        return {hour: sorted(removals | self._gone.get(hour, set())) for hour, removals in standing.items()}
+
+    async def _written_again(self, change: HourChange, removals: Collection[Removal]) -> set[Removal]:
+        """Rows of a hot hour are too many to be remembered, and take so long that the server must hear of us."""
+        again: set[Removal] = set()
+        for number, removal in enumerate(_written(change), 1):
+            if removal in removals:
+                again.add(removal)
+            if number % ROWS_AT_A_TIME == 0:
+                await self._connection.keep_alive()
+        return again
 
 
 def _touches_results(change: HourChange) -> bool:
@@ -163,17 +185,6 @@ def _portions(
         rows += weight
     if portion:
         yield portion
-
-
-def _by_place(changes: Sequence[HourChange]) -> dict[_Place, list[CreditRow]]:
-    found: dict[_Place, list[CreditRow]] = {}
-    for change in changes:
-        of_models: dict[int, list[CreditRow]] = defaultdict(list)
-        for row in change.credits:
-            of_models[row.model_id].append(row)
-        for model_id, rows in of_models.items():
-            found[change.key, model_id] = rows
-    return found
 
 
 def _number(conv_id: int, position: int) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from stream.core.facts import Outcome
 from stream.core.hours import HourKey
 from stream.core.results import CreditedAt, HourChange, HourRow
 from tables.sql.connections import Connection, Row
@@ -14,6 +15,7 @@ from tables.sql.selects import TERMS_A_STATEMENT, hour_clauses, in_batches
 
 _HOURS = "202_stream_hours"
 _CREDITED = "202_stream_credited"
+_JOURNEYS = "202_stream_journeys"
 _SELECT = f"SELECT user_id, date_hour, revision, published_revision, configuration, is_final, problems FROM `{_HOURS}`"
 
 _decode_problems = msgspec.json.Decoder(dict[int, str]).decode
@@ -100,14 +102,6 @@ async def mark_published(connection: Connection, revisions: Mapping[HourKey, int
     return standing
 
 
-async def mark_unpublished(connection: Connection, keys: Collection[HourKey]) -> None:
-    """As if the topics had never heard of them. A new revision: what is on its way to them now is not the last word."""
-    for clause in hour_clauses(keys):
-        await connection.run(
-            f"UPDATE `{_HOURS}` SET revision = revision + 1, published_revision = 0, is_settled = 0 WHERE {clause}"
-        )
-
-
 async def read_credited(connection: Connection, conv_ids: Collection[int]) -> dict[int, CreditedAt]:
     """Of those conversions that have credits."""
     found = {}
@@ -128,6 +122,30 @@ async def read_credited_of_hours(connection: Connection, keys: Collection[HourKe
         for conv_id, user_id, date_hour, version in rows:
             found[HourKey(user_id, date_hour)][conv_id] = version
     return found
+
+
+async def read_uncredited(connection: Connection, keys: Collection[HourKey]) -> set[tuple[int, int]]:
+    """Account and conversion: counted in one of the hours and not credited so, or credited there and not counted."""
+    found: set[tuple[int, int]] = set()
+    for clause in hour_clauses(keys, of="j."):
+        found |= await _pairs(
+            connection,
+            f"SELECT j.user_id, j.conv_id FROM `{_JOURNEYS}` j LEFT JOIN `{_CREDITED}` c ON c.conv_id = j.conv_id"
+            f" WHERE {clause} AND j.outcome = '{Outcome.COUNTED}' AND (c.conv_id IS NULL OR c.user_id <> j.user_id"
+            " OR c.date_hour <> j.date_hour OR c.version <> j.version)",
+        )
+    for clause in hour_clauses(keys, of="c."):
+        found |= await _pairs(
+            connection,
+            f"SELECT c.user_id, c.conv_id FROM `{_CREDITED}` c LEFT JOIN `{_JOURNEYS}` j ON j.conv_id = c.conv_id"
+            f" WHERE {clause} AND (j.conv_id IS NULL OR j.outcome <> '{Outcome.COUNTED}' OR j.user_id <> c.user_id"
+            " OR j.date_hour <> c.date_hour)",
+        )
+    return found
+
+
+async def _pairs(connection: Connection, statement: str) -> set[tuple[int, int]]:
+    return {(row[0], row[1]) for row in await connection.fetch(statement)}
 
 
 async def write_credited(connection: Connection, changes: Sequence[HourChange]) -> None:

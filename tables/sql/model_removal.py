@@ -155,7 +155,9 @@ async def _remove(connection: Connection, hour: HourKey, model_id: int) -> None:
         if scope in _SCOPES
     }
     matched = await connection.run(
-        "UPDATE `202_stream_hours` SET revision = revision + 1, is_settled = 0 WHERE user_id = ? AND date_hour = ?",
+        # Computed with no configuration that there could be: with the model switched on again the hour is restated.
+        "UPDATE `202_stream_hours` SET revision = revision + 1, configuration = 0, is_settled = 0"
+        " WHERE user_id = ? AND date_hour = ?",
         list(hour),
     )
     for batch in in_batches([row[0] for row in snapshots]):

@@ -20,14 +20,18 @@ def in_batches(items: Sequence[_Item], *, size: int = IDS_A_STATEMENT) -> Iterat
         yield items[start : start + size]
 
 
-def hour_clauses(keys: Iterable[HourKey]) -> Iterator[str]:
-    """Conditions on user_id and date_hour, one statement each. MariaDB makes no ranges of (a, b) IN ((1, 2))."""
+def hour_clauses(keys: Iterable[HourKey], *, of: str = "") -> Iterator[str]:
+    """Conditions on user_id and date_hour, one statement each; `of`: what stands before the names, e.g. "j.".
+
+    MariaDB makes no ranges of (a, b) IN ((1, 2)).
+    """
     for batch in in_batches(sorted(set(keys)), size=TERMS_A_STATEMENT):
         hours: dict[int, list[int]] = {}
         for user_id, date_hour in batch:
             hours.setdefault(user_id, []).append(date_hour)
         of_users = (
-            f"(user_id = {user_id:d} AND date_hour IN ({whole_list(found)}))" for user_id, found in hours.items()
+            f"({of}user_id = {user_id:d} AND {of}date_hour IN ({whole_list(found)}))"
+            for user_id, found in hours.items()
         )
         yield f"({' OR '.join(of_users)})"
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from stream.core.facts import Journey
-from stream.core.toggles import Toggle, ToggleScope, is_multi_touch_on
+from stream.core.toggles import Switchboard, Toggle, ToggleScope
 from tables.sql.connections import Connection, Row
 from tables.sql.inserts import whole_list
 from tables.sql.models import text_of, whole
@@ -104,18 +104,16 @@ async def read_toggles(connection: Connection, user_ids: Collection[int]) -> Map
 async def with_shown_touches(connection: Connection, journeys: Sequence[Journey]) -> list[Journey]:
     """The journeys as 202_conversion_touchpoints shows them: without touches where multi-touch was off."""
     toggles = await read_toggles(connection, {each.conversion.user_id for each in journeys}) if journeys else {}
-    if not toggles:
-        return list(journeys)
+    switchboards = {user_id: Switchboard(found) for user_id, found in toggles.items()}
     return [
-        each if _is_shown(each, toggles.get(each.conversion.user_id, ())) else each._replace(touches=())
+        each if _is_shown(each, switchboards.get(each.conversion.user_id)) else each._replace(touches=())
         for each in journeys
     ]
 
 
-def _is_shown(journey: Journey, toggles: Sequence[Toggle]) -> bool:
+def _is_shown(journey: Journey, switchboard: Switchboard | None) -> bool:
     conversion = journey.conversion
-    return is_multi_touch_on(
-        toggles,
+    return switchboard is None or switchboard.is_multi_touch_on(
         advertiser=journey.aff_network_id,
         campaign=conversion.campaign_id,
         conv_time=conversion.conv_time,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.core.configuration import configuration_of
 from stream.core.toggles import Toggle, ToggleScope, is_multi_touch_on
 from tests.core.test_calculation_vectors import VECTORS
 from tests.support.hour_examples import as_switch
@@ -57,6 +58,26 @@ def test_other_ids_say_nothing() -> None:
 
 def test_a_conversion_without_advertiser_has_no_advertiser_settings() -> None:
     assert is_on([Toggle(ADVERTISER, 7, 0, OFF)], advertiser=0)
+
+
+class CountingId(int):
+    """Counts how often one of them is compared."""
+
+    comparisons = 0
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountingId.comparisons += 1
+        return int.__eq__(self, other)
+
+
+def test_a_conversion_looks_at_the_settings_of_its_own_campaign_alone() -> None:
+    toggles = [Toggle(CAMPAIGN, CountingId(number), 5, OFF) for number in range(1, 2001)]
+    configuration = configuration_of([], toggles, scopes="all")
+    CountingId.comparisons = 0
+    for campaign, expected in ((99, OFF), (5000, ON)):
+        assert configuration.toggles.is_multi_touch_on(advertiser=1, campaign=campaign, conv_time=9) is expected
+    assert CountingId.comparisons < 20
 
 
 entries = st.builds(

@@ -16,7 +16,7 @@ from stream.agents.firing import HoursAtWork, Order, fire
 from stream.agents.hour_outputs import ResultTopics
 from stream.agents.hour_reading import JourneyMarkReader
 from stream.agents.hours import HoursHandler, HoursSettings
-from stream.core.errors import Unavailable
+from stream.core.errors import Fenced, Unavailable
 from stream.core.facts import Journey
 from stream.core.hours import HourKey
 from stream.core.keys import partition_of_account
@@ -75,7 +75,7 @@ class Member:
             self.handler,
             consumer=lambda: cast("Any", self),
             state=None,
-            outbox=lambda: cast("Any", self),
+            sending=self,
             observer=self,
             fail=self._fail,
         )
@@ -129,11 +129,18 @@ class Member:
             return True
         return False
 
-    async def send(self, records: Iterable[OutgoingRecord]) -> None:
+    async def take_over(self, partition: int) -> None:
+        self.world.senders[partition] = self
+
+    async def send(self, partition: int, records: Iterable[OutgoingRecord]) -> None:
         self.is_sending.set()
         await self.may_send.wait()
-        self.world.books.take_all(records)
         self.is_sending.clear()
+        if self.world.senders[partition] is not self:
+            raise Fenced("the broker knows another producer by this id")
+        self.world.books.take_all(records)
+
+    async def close(self) -> None: ...
 
     def step_done(self, step: Step, chunk: Chunk, seconds: float) -> None:
         if step == self.crash_behind:
@@ -156,6 +163,7 @@ class HoursWorld:
         self.seconds = 0
         self.owners = 0
         self.members: dict[int, Member] = {}
+        self.senders: dict[int, Member] = {}
         self.sleepers: list[Member] = []
         self.books = Books()
         self.faults: list[str] = []

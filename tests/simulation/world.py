@@ -5,7 +5,7 @@ reply of the database, state lost or evicted, and a worker that was replaced and
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -129,7 +129,7 @@ class World:
         record: Any = ConsumerRecord(topic, partition, len(log), append_ms, 1, key, value, None, 0, 0, ())
         log.append(record)
 
-    def deliver(self, outputs: Sequence[OutgoingRecord]) -> None:
+    def deliver(self, outputs: Iterable[OutgoingRecord]) -> None:
         """Outputs to source topics come back as records."""
         for output in outputs:
             if output.topic in TOPICS:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stream.agents.firing import HoursAtWork, Order, fire
 from stream.core.errors import Fenced
 from stream.core.hours import CreditRow, HourKey
 from stream.core.progress import Advance
@@ -16,15 +17,19 @@ from stream.core.totals import Scope, ScopeKey
 from tables.sql import credits as credit_rows
 from tables.sql import hour_writing
 from tables.sql.accounts import behind_account
+from tables.sql.addresses import MYSQL
+from tables.sql.audit import Author
 from tables.sql.connections import Connection, MysqlConnection, SqliteConnection
 from tables.sql.cron import mark_window, sign_of_life
 from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore
 from tables.sql.hour_store import SqlHourStore
+from tables.sql.model_removal import delete_model
+from tables.sql.model_store import ModelEdit, ModelPlace, update_model
 from tables.sql.runs import Claim, RunKind, RunState, Window, claim_run, finish_run, list_runs, renew_run
 from tests.sql.conftest import NOW, hour_store_of
 from tests.support.model_rows import fetch, run, store_model
-from tests.support.sql_examples import advance
+from tests.support.sql_examples import advance, conversion, journey
 
 KEY = HourKey(7, 7200)
 CREDITS = "SELECT touchpoint_id, conv_id, position, credit, weight FROM `202_attribution_touchpoints` ORDER BY 1"
@@ -284,3 +289,80 @@ async def test_what_has_finished_is_done_again_only_otherwise_or_by_force(databa
         await finish_run(connection, changed.run, RunState.FAILED, now=103, error="no")
     assert not (await claim(database, "b", 104)).is_ours
     assert (await claim(database, "b", 104, is_forced=True)).is_ours
+
+
+class Killed(Exception):
+    """The command ends here."""
+
+
+async def test_a_model_switched_on_again_while_it_was_deleted_has_all_its_rows(
+    hour_store: SqlHourStore, store: SqlFactStore, database: Database
+) -> None:
+    await store_model(database, 1, model_type="last_touch", is_default=1)
+    await store_model(database, 2, model_type="linear")
+    async with store.transaction() as transaction:
+        await transaction.write_journeys([journey(conversion(each)) for each in (1, 2)])
+    await fire_hour(hour_store, 1, 2)
+
+    def kill(_: str) -> None:
+        raise Killed
+
+    author, place = Author("ann", "cli"), ModelPlace(7, 2)
+    with pytest.raises(Killed):
+        await delete_model(database, place, author, now=lambda: NOW, tell=kill)
+    await update_model(database, place, ModelEdit(is_active=True), author, now=NOW)
+    await fire_hour(hour_store)
+    rows = await fetch(
+        database,
+        "SELECT s.model_id, s.attributed_conversions, count(c.conv_id) FROM `202_attribution_snapshots` s"
+        " JOIN `202_attribution_touchpoints` c ON c.snapshot_id = s.snapshot_id"
+        " GROUP BY s.model_id, s.attributed_conversions ORDER BY 1",
+    )
+    assert rows == [(1, 2, 2), (2, 2, 2)]
+
+
+async def fire_hour(store: SqlHourStore, *conv_ids: int) -> None:
+    """The hour of the examples' conversions, without a memory of it."""
+    order = Order(marks=[(7, each) for each in conv_ids], due=[HourKey(7, 1_700_002_800)])
+    async with store.transaction() as transaction:
+        await fire(transaction, HoursAtWork(0), order, with_extra_scopes=True)
+
+
+async def test_the_server_hears_of_a_transaction_that_computes(
+    hour_store: SqlHourStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hour_store.transaction() as transaction:
+        with watched(monkeypatch) as statements:
+            await transaction.keep_alive()
+    assert statements == (["SELECT 1"] if database.dialect == MYSQL else [])
+
+
+async def test_the_server_hears_of_a_long_look_for_what_was_written_again(
+    hour_store: SqlHourStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    async def keep_alive(_: Connection) -> None:
+        kept.append("")
+
+    monkeypatch.setattr(hour_writing, "ROWS_AT_A_TIME", 5)
+    for kind in (MysqlConnection, SqliteConnection):
+        monkeypatch.setattr(kind, "keep_alive", keep_alive)
+    await write(hour_store, change(credits=shares(*range(1, 11))))
+    kept.clear()
+    await write(hour_store, change(2, credits=shares(*range(1, 10)), cleared=None))  # leaves two removals
+    assert len(kept) == 1  # behind all rows of the only change
+    kept.clear()
+    await write(hour_store, change(3, credits=shares(*range(1, 11)), cleared=None))
+    assert len(kept) == 1 + 21 // 5
+    async with hour_store.transaction() as transaction:
+        assert (await transaction.read_results([KEY], with_credits=False))[KEY].removals == []
+
+
+async def test_what_is_uncredited_takes_one_look_at_the_journeys_and_one_at_the_credits(
+    hour_store: SqlHourStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hour_store.transaction() as transaction:
+        with watched(monkeypatch) as statements:
+            assert await transaction.read_uncredited([KEY, HourKey(7, 10_800)]) == set()
+    assert len(statements) == 2

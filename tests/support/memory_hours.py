@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from stream.core.configuration import Configuration, ModelRow, configuration_of
 from stream.core.errors import Fenced, Unavailable
-from stream.core.facts import Journey
+from stream.core.facts import Journey, Outcome
 from stream.core.hours import CreditRow, HourKey, credit_key, snapshot_key
 from stream.core.progress import Advance, PartitionProgress
 from stream.core.results import (
@@ -142,6 +142,24 @@ class MemoryHourTransaction:
     async def read_results(self, keys: Collection[HourKey], *, with_credits: bool) -> Mapping[HourKey, HourResults]:
         await self._database.before_step("read_results")
         return {key: _results(self._hour(key), with_credits=with_credits) for key in keys}
+
+    async def read_uncredited(self, keys: Collection[HourKey]) -> Collection[tuple[int, int]]:
+        await self._database.before_step("read_uncredited")
+        counted = {
+            each.conversion.conv_id: CreditedAt(HourKey(each.conversion.user_id, each.date_hour), each.version)
+            for each in self._database.journeys().values()
+            if each.outcome is Outcome.COUNTED
+        }
+        found = {(at.hour, conv_id) for conv_id, at in counted.items() if self._credited_at(conv_id) != at}
+        for conv_id in {*self._database.credited, *self._credited}:
+            at, wanted = self._credited_at(conv_id), counted.get(conv_id)
+            if at is not None and (wanted is None or wanted.hour != at.hour):
+                found.add((at.hour, conv_id))
+        return {(hour.user_id, conv_id) for hour, conv_id in found if hour in keys}
+
+    async def keep_alive(self) -> None:
+        await self._database.before_step("keep_alive")
+        await asyncio.sleep(0)
 
     async def write(self, changes: Sequence[HourChange]) -> Mapping[HourKey, Sequence[Removal]]:
         await self._database.before_step("write")
@@ -282,16 +300,6 @@ class MemoryHourStore:
                     hour.row = hour.row._replace(published_revision=revision)
                     hour.is_settled = hour.row.is_final
                     hour.removals = {}
-        self._database.after_commit()
-
-    async def withdraw(self, sent: Mapping[HourKey, Sequence[Removal]]) -> None:
-        await self._database.before_step("withdraw")
-        async with self._locked(sent):
-            for key, removals in sent.items():
-                hour = self._database.hours[key]
-                hour.row = hour.row._replace(revision=hour.row.revision + 1, published_revision=0)
-                hour.is_settled = False
-                hour.removals = dict.fromkeys(sorted({*hour.removals, *removals}))
         self._database.after_commit()
 
     @contextlib.asynccontextmanager

@@ -32,7 +32,10 @@ def converted(conv_id: int, conv_time: int, *, user_id: int = 7, payout: int = 1
 def uniform(hours: int, each: int, *, user_id: int = 7, first_id: int = 1) -> list[Journey]:
     """So many hours from BASE on, with so many conversions in each."""
     step = HOUR // each
-    return [converted(first_id + number, BASE + number * step + 30, user_id=user_id) for number in range(hours * each)]
+    offset = min(30, step // 2)
+    return [
+        converted(first_id + number, BASE + number * step + offset, user_id=user_id) for number in range(hours * each)
+    ]
 
 
 def put(url: str, journeys: Sequence[Journey]) -> None:
