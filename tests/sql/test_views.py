@@ -159,7 +159,10 @@ async def test_no_query_by_hour_and_model_or_user_reads_whole_tables(view: str, 
     statement = f"SELECT * FROM `{view}` WHERE {account} AND date_hour BETWEEN {HOUR} AND {HOUR + 3600}"
     steps = await fetch(filled, f"{explain} {statement}")
     if filled.dialect == "mysql":
-        assert all(step[3] != "ALL" for step in steps), steps
+        # The others have a handful of rows, or those of other tests, and reading all of them may be cheapest.
+        large = [step for step in steps if step[2] in {"s", "c"}]
+        assert large
+        assert all(step[3] != "ALL" for step in large), steps
     else:
         assert all(str(step[3]).startswith("SEARCH ") for step in steps), steps
 
