@@ -239,7 +239,10 @@ class ChunkConsumer(driver.Consumer):
     @property
     def is_positioned(self) -> bool:
         """Under an assignment whose partitions, if there are any, were recovered and sought."""
-        return not self._is_revoking and not self.app.rebalancing and self.generation > 0
+        if self.app.rebalancing or not self.generation:
+            return False
+        # Who lost all partitions is positioned without being sought: Faust has nothing to recover for it.
+        return not self._is_revoking or (not self._is_draining and not self.assignment())
 
     def silent_seconds(self) -> float:
         """How long no broker has answered a fetch; 0 where none was asked, for all buffers are full."""

@@ -28,10 +28,10 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def test_apply_creates_all_that_check_misses_and_again_nothing(settings: Settings) -> None:
-    assert len(await compare_topics(settings)) == 6
+    assert len(await compare_topics(settings)) == 8
     made = await apply_topics(settings)
     assert made[0] == f'created topic "{settings.topic_prefix}clicks" with 2 partitions'
-    assert len(made) == 6
+    assert len(made) == 8
     assert await compare_topics(settings) == []
     assert await apply_topics(settings) == []
 
@@ -71,7 +71,7 @@ async def test_another_partition_count_is_refused_before_anything_is_made(
     assert "TOUCHSTREAM_PARTITIONS=3" in caught.value.hint
     differences = await compare_topics(settings)
     assert f'topic "{name}" has 3 partitions, expected 2' in differences
-    assert sum("is missing" in line for line in differences) == 5
+    assert sum("is missing" in line for line in differences) == 7
 
 
 async def test_a_setting_that_differs_is_reported_and_left_alone(

@@ -85,20 +85,22 @@ class DeafStore:
 
 
 class FatalObserver(WorkerObserver):
-    """Ends or stops the process after a step."""
+    """Ends or stops the process after a step of a chunk; ticks bring nothing that could be lost."""
 
     def __init__(self, worker: Worker, engine: str = "journeys") -> None:
         super().__init__(worker, engine)
-        self._place = "EXIT_AT" if engine == "journeys" else f"{engine.upper()}_EXIT_AT"
+        self._prefix = "" if engine == "journeys" else f"{engine.upper()}_"
         self._seen: Counter[str] = Counter()
 
     def step_done(self, step: Step, chunk: Chunk, seconds: float) -> None:
         super().step_done(step, chunk, seconds)
+        if not chunk.arrivals:
+            return
         self._seen[step] += 1
         place = f"{step}:{self._seen[step]}"
-        if place == _fault(self._place):
+        if place == _fault(f"{self._prefix}EXIT_AT"):
             os._exit(137)
-        if place == _fault("PAUSE_AT"):
+        if place == _fault(f"{self._prefix}PAUSE_AT"):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
