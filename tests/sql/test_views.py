@@ -168,16 +168,16 @@ async def test_no_query_by_hour_and_model_or_user_reads_whole_tables(view: str, 
 
 
 def _other_rows() -> Iterator[str]:
-    """So many that reading all of them is no longer the cheapest."""
+    """So many that reading all of them is no longer the cheapest; in place of what other tests left under these ids."""
     snapshots = ",".join(
         f"({FREE + n}, {n % 5 + 1}, {n % 5 + 1}, 'campaign', {n * 3600}, 0, 0, 0)" for n in range(1000)
     )
     yield (
-        "INSERT INTO `202_attribution_snapshots` (snapshot_id, model_id, user_id, scope_type, date_hour,"
+        "REPLACE INTO `202_attribution_snapshots` (snapshot_id, model_id, user_id, scope_type, date_hour,"
         f" lookback_start, lookback_end, created_at) VALUES {snapshots}"
     )
     credits = ",".join(f"({FREE + n % 1000}, {n}, {n}, 0, 1, 1, 0)" for n in range(5000))
     yield (
-        "INSERT INTO `202_attribution_touchpoints` (snapshot_id, conv_id, click_id, position, credit, weight,"
+        "REPLACE INTO `202_attribution_touchpoints` (snapshot_id, conv_id, click_id, position, credit, weight,"
         f" created_at) VALUES {credits}"
     )
