@@ -50,6 +50,18 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = 250
         return consumer
 
+    async def on_thread_stop(self) -> None:
+        """A rebalance under way is given up first.
+
+        Its callbacks wait for the main loop and that for calls into this thread, which ends them as cancelled; aiokafka
+        would pass that on to whoever stops it, and mode wait for this thread for ever.
+        """
+        if self._consumer is not None and self._consumer._coordinator is not None:
+            coordination = self._consumer._coordinator._coordination_task
+            coordination.cancel()
+            await asyncio.wait([coordination])
+        await super().on_thread_stop()
+
     async def _fetch_records(  # type: ignore[override]
         self, consumer: aiokafka.AIOKafkaConsumer, active_partitions: set[TP], timeout: float, max_records: int
     ) -> Fetch:

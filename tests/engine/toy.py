@@ -22,6 +22,7 @@ from stream.engine.app import ChunkApp, EngineSettings  # noqa: E402
 from stream.engine.barrier import Step, Stored, Taken, exit_now  # noqa: E402
 from stream.engine.changelog import KeptStates  # noqa: E402
 from stream.engine.chunk import Arrival, Chunk, SourceRecord  # noqa: E402
+from stream.engine.committing import OffsetCommits  # noqa: E402
 from stream.engine.consumer import Intake  # noqa: E402
 from stream.engine.hosting import Beside, Engine  # noqa: E402
 from stream.wire.outgoing import OutgoingRecord  # noqa: E402
@@ -42,6 +43,7 @@ class Config:
     state_name: str = "counts"  # "": the engine keeps none
     gather_seconds: float = 0.0
     tick_seconds: float = 0.0
+    answer_seconds: float = 0.0  # how late the consumer thread takes up a commit of offsets
 
     @property
     def notes(self) -> Path:
@@ -86,7 +88,19 @@ class Toy:
         )
         engine = Engine("counting", settings, self, observer=self, fail=exit_now, before_start=self._before_start)
         self.app: ChunkApp = engine.app
+        if config.answer_seconds:
+            self._delay_commits()
         self.app.task(self._publish_figures)
+
+    def _delay_commits(self) -> None:
+        send = OffsetCommits._send
+
+        async def send_late(commits: OffsetCommits, offsets: Any) -> bool:
+            self._note("committing", -1)
+            await commits._thread.call_thread(asyncio.sleep, self._config.answer_seconds)
+            return await send(commits, offsets)
+
+        OffsetCommits._send = send_late  # type: ignore[method-assign]
 
     async def _before_start(self) -> None:
         return
