@@ -93,12 +93,13 @@ class Toy:
         self.app.task(self._publish_figures)
 
     def _delay_commits(self) -> None:
-        send = OffsetCommits._send
+        send: Any = OffsetCommits._send  # noqa: SLF001
 
         async def send_late(commits: OffsetCommits, offsets: Any) -> bool:
             self._note("committing", -1)
-            await commits._thread.call_thread(asyncio.sleep, self._config.answer_seconds)
-            return await send(commits, offsets)
+            thread: Any = self.app.chunk_consumer._thread  # noqa: SLF001
+            await thread.call_thread(asyncio.sleep, self._config.answer_seconds)
+            return bool(await send(commits, offsets))
 
         OffsetCommits._send = send_late  # type: ignore[method-assign]
 
