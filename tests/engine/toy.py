@@ -97,7 +97,7 @@ class Toy:
 
         async def send_late(commits: OffsetCommits, offsets: Any) -> bool:
             self._note("committing", -1)
-            thread: Any = self.app.chunk_consumer._thread  # noqa: SLF001
+            thread: Any = self.app.chunk_consumer._thread
             await thread.call_thread(asyncio.sleep, self._config.answer_seconds)
             return bool(await send(commits, offsets))
 
