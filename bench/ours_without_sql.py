@@ -14,14 +14,14 @@ from stream.agents.ports import FactStore
 from stream.config import read_settings
 from stream.core.events import Click
 from stream.core.facts import Facts, Journey, Needs
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance, PartitionProgress, Passed
 
 
 class NoTransaction:
     """Every click is new, nothing is found, nothing is kept."""
 
-    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
-        return ()
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
+        return Passed()
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
         return {}

@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from stream.agents.driving import drive
 from stream.agents.outputs import SortedChunk, TopicNames, chunk_outputs, conversion_sent_on, rekeyed, sort_chunk
 from stream.agents.ports import FactStore, FactTransaction
 from stream.agents.unsettled import unsettled_of, unsettled_texts
 from stream.core.errors import InvalidEvent, RefusedByDatabase
 from stream.core.facts import Facts, Needs
-from stream.core.fold import ClaimClicks, FoldAnswer, ReplaceClicks, fold
+from stream.core.fold import fold
 from stream.core.folding import Folded, Place
 from stream.core.keys import JourneyKey
-from stream.core.progress import Advance
+from stream.core.progress import Advance, Passed
 from stream.core.second_look import SentOn, found_at_second_look, second_look_needs
 from stream.core.state import KeyState, newest_click_time
 from stream.engine.barrier import Stored, Taken
@@ -59,11 +60,18 @@ class _Standing:
     watermark: int
     newest_conversion: int
     history_from: int
+    outside_changes: int
 
     def advance(self, chunk: Chunk, drained_at: int | None) -> Advance:
         """Where the partition stands once the chunk is stored."""
         return Advance(
-            chunk.partition, self.epoch, chunk.next_offsets, self.watermark, self.newest_conversion, drained_at
+            chunk.partition,
+            self.epoch,
+            chunk.next_offsets,
+            self.watermark,
+            self.newest_conversion,
+            drained_at,
+            self.outside_changes,
         )
 
 
@@ -105,7 +113,9 @@ class JourneysHandler:
         refusal = start_refusal(row, log)
         if refusal is not None:
             raise refusal
-        self._standings[partition] = _Standing(row.epoch, row.watermark, row.newest_conversion, row.history_from)
+        self._standings[partition] = _Standing(
+            row.epoch, row.watermark, row.newest_conversion, row.history_from, row.outside_changes
+        )
         keys, conversions = unsettled_of(row.unsettled_keys)
         restated = await self._store.read(Needs(conversions=conversions)) if conversions else Facts()
         outputs = [
@@ -128,10 +138,11 @@ class JourneysHandler:
         drained_at = self._clock() if chunk.is_last and not is_repeated else None
         advance = standing.advance(chunk, drained_at)
         async with self._store.transaction() as transaction:
-            before = await transaction.pass_fence(advance, after_failure=is_repeated)
-            if not chunk.arrivals and not before:
+            passed = await transaction.pass_fence(advance, after_failure=is_repeated)
+            standing, place = _told(passed, standing, place)
+            if not chunk.arrivals and not passed.unsettled:
                 return Stored()
-            forgotten, restated = unsettled_of(before)
+            forgotten, restated = unsettled_of(passed.unsettled)
             folded = await self._fold(transaction, place, events, forgotten)
             if folded.journeys or folded.displaced:
                 await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
@@ -175,7 +186,6 @@ class JourneysHandler:
     async def _fold(
         self, transaction: FactTransaction, place: Place, events: SortedChunk, forgotten: frozenset[bytes]
     ) -> Folded:
-        """Drive core's fold, giving it what it asks for."""
         get_state = self._states().get_state
 
         def load(key: JourneyKey) -> KeyState | None:
@@ -183,26 +193,9 @@ class JourneysHandler:
             value = None if encoded in forgotten else get_state(place.partition, encoded)
             return None if value is None else decode_state(value)
 
-        folding = fold(
-            place,
-            load,
-            [arrival.content for arrival in events.clicks],
-            [arrival.content for arrival in events.conversions],
-        )
-        answer: FoldAnswer = None
-        while True:
-            try:
-                step = folding.send(answer)
-            except StopIteration as stop:
-                folded: Folded = stop.value
-                return folded
-            if isinstance(step, ClaimClicks):
-                answer = await transaction.claim_clicks(step.clicks)
-            elif isinstance(step, ReplaceClicks):
-                await transaction.replace_clicks(step.clicks)
-                answer = None
-            else:
-                answer = await transaction.read(step.needs)
+        clicks = [arrival.content for arrival in events.clicks]
+        conversions = [arrival.content for arrival in events.conversions]
+        return await drive(fold(place, load, clicks, conversions), transaction)
 
     async def _second_look(self, place: Place, folded: Folded, restated: frozenset[int]) -> list[SentOn]:
         needs = second_look_needs(place, folded)
@@ -241,3 +234,15 @@ class JourneysHandler:
         for each in found:
             metrics.sent_on.labels(each.cause).inc()
         metrics.watermark.labels(str(chunk.partition)).set(self._standings[chunk.partition].watermark)
+
+
+def _told(passed: Passed, standing: _Standing, place: Place) -> tuple[_Standing, Place]:
+    """As they are where another hand has changed facts."""
+    row = passed.changed
+    if row is None:
+        return standing, place
+    newest = max(standing.newest_conversion, row.newest_conversion)
+    standing = replace(
+        standing, newest_conversion=newest, history_from=row.history_from, outside_changes=row.outside_changes
+    )
+    return standing, replace(place, newest_conversion=newest, history_from=row.history_from)

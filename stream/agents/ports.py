@@ -6,16 +6,17 @@ from typing import Protocol
 
 from stream.core.events import Click
 from stream.core.facts import Facts, Journey, Needs
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance, PartitionProgress, Passed
 
 
 class FactTransaction(Protocol):
     """One SQL transaction of one partition. Reads see what it wrote."""
 
-    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
         """First of all. Raises Fenced if owner or epoch are not ours.
 
-        Returns, after a failure, what the last committed chunk left unsettled: it may have been this very one.
+        Tells, after a failure, what the last committed chunk left unsettled: it may have been this very one. And
+        always what another hand has left unsettled, if facts were changed beside the owner.
         """
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:

@@ -64,6 +64,7 @@ class Journey(NamedTuple):
     aff_network_id: int  # the conversion's own, else its click's
     touches: tuple[Touch, ...]  # position is the index; empty unless counted
     version: int  # 1 when first stored, one more for each change
+    purged: bool = False  # removed by hand: its converting click alone is left, and no touchpoint is shown
 
     @property
     def key(self) -> JourneyKey:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,7 @@ class Advance:
     watermark: int  # greatest min(event time, append time) so far, unix seconds
     newest_conversion: int  # greatest conv_time so far
     drained_at: int | None = None  # unix seconds: nothing lay behind the chunk then; None: something may have
+    outside_changes: int = 0  # as many as the writer knows of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +31,14 @@ class PartitionProgress:
     watermark: int
     newest_conversion: int
     history_from: int  # clicks before this time may be missing; 0: history is complete
-    unsettled_keys: Sequence[str]  # text of journey keys whose changelog values the last chunk may have made wrong
+    unsettled_keys: Sequence[str]  # texts: keys whose changelog values may be wrong, conversions to restate
+    # How often facts were changed beside the owner, who may remember them otherwise: by a replay, by retention.
+    outside_changes: int = 0
     drained_at: int = 0  # when all its topics were last known to be read to their ends, unix seconds; 0: never
+
+
+class Passed(NamedTuple):
+    """What the fence has told who passed it."""
+
+    unsettled: Sequence[str] = ()  # what the last committed chunk, or another hand, left unsettled; where it matters
+    changed: PartitionProgress | None = None  # the row, where another hand has changed facts since the last time

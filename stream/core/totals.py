@@ -80,7 +80,7 @@ class Earner(NamedTuple):
 
 
 def earner_of(journey: Journey, *, is_multi_touch_on: bool) -> Earner | None:
-    """None for a conversion that does not count. With multi-touch off the converting click is its only touch."""
+    """None for a conversion that does not count. With multi-touch off, or purged, its only touch is the converting."""
     if journey.outcome is not Outcome.COUNTED:
         return None
     conversion = journey.conversion

@@ -49,6 +49,7 @@ def encode_journey(journey: Journey, previous_hour: int | None) -> bytes:
         "outcome": journey.outcome.value,
         "click_unknown": journey.click_unknown,
         "incomplete": journey.incomplete,
+        "purged": journey.purged,
         "click_payout": amount_text(conversion.click_payout),
         "click_cpc": amount_text(journey.click_cpc),
         "ppc_account_id": journey.ppc_account_id,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stream.core.events import Click
 from stream.core.facts import Facts, Journey, Needs
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance, PartitionProgress, Passed
 from tables.sql import clicks as click_rows
 from tables.sql import progress as progress_rows
 from tables.sql.connections import Connection
@@ -40,21 +40,21 @@ class SqlFactTransaction:
         self._is_hopeful = is_hopeful
         self.met_duplicates = False
 
-    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
         """First statement. Raises Fenced if owner or epoch are not ours.
 
-        After a failure: returns the keys that the last committed chunk left unsettled. Otherwise nobody needs them,
-        and nothing is read.
+        What the last committed chunk left unsettled is told after a failure, or where another hand has changed facts.
+        Otherwise nobody needs it, and nothing is read.
         """
         group = self._writing.topic_group
         keys: Sequence[str] = ()
         if after_failure:
             before = await progress_rows.locked_progress(self._connection, group, advance.partition)
             keys = before.unsettled_keys if before else ()
-        await progress_rows.pass_fence(
+        passed = await progress_rows.pass_fence(
             self._connection, group, owner=self._writing.owner, advance=advance, now=self._writing.clock()
         )
-        return keys
+        return passed._replace(unsettled=keys or passed.unsettled)
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
         stored = await click_rows.claim_clicks(self._connection, clicks, is_hopeful=self._is_hopeful)

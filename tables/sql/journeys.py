@@ -40,6 +40,7 @@ _OUTCOME = (
     "aff_network_id",
     "touches",
     "version",
+    "purged",
 )
 _WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
@@ -58,7 +59,9 @@ class _Stored(NamedTuple):
 
 
 def _parameters(stored: _Stored) -> Row:
-    conversion, visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version = stored.journey
+    conversion, visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version, purged = (
+        stored.journey
+    )
     return (
         *conversion[:6],
         money(conversion.click_payout),
@@ -73,6 +76,7 @@ def _parameters(stored: _Stored) -> Row:
         advertiser,
         _encode_touches(touches).decode(),
         version,
+        int(purged),
         stored.journey.date_hour,
         stored.updated_at,
     )
@@ -152,7 +156,7 @@ def _select(dialect: str) -> str:
 
 
 def _journey_of(row: Row) -> Journey:
-    visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version = row[13:]
+    visitor, outcome, unknown, incomplete, cpc, account, advertiser, touches, version, purged = row[13:]
     return Journey(
         Conversion._make(row[:13]),
         visitor,
@@ -164,4 +168,5 @@ def _journey_of(row: Row) -> Journey:
         advertiser,
         _decode_touches(touches),
         version,
+        bool(purged),
     )

@@ -64,11 +64,7 @@ async def _before_taking_over(
     connection: Connection, topic_group: str, partition: int, *, now: int
 ) -> PartitionProgress:
     """With the new epoch. The row is made if there is none."""
-    found = await progress_rows.locked_progress(connection, topic_group, partition)
-    if found is None:
-        await progress_rows.insert_progress(connection, topic_group, partition, now=now)
-        found = await progress_rows.locked_progress(connection, topic_group, partition)
-    assert found is not None, "the row was made a moment ago"
+    found = await progress_rows.lock_partition(connection, topic_group, partition, now=now)
     newest = found.newest_conversion
     if not found.partition_count:
         # Never taken: after a change of the partition count its keys may come from any other partition.

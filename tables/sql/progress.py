@@ -1,19 +1,20 @@
 """202_stream_progress: where each partition stands, and who may move it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import orjson
 
 from stream.core.errors import Fenced
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance, PartitionProgress, Passed
 from tables.sql.addresses import MYSQL
 from tables.sql.connections import Connection, Row
 
 _RELATION = "202_stream_progress"
 _COLUMNS = (
     "partition_id, epoch, owner, next_offsets, partition_count, topic_ids, watermark, newest_conversion,"
-    " history_from, unsettled_keys, drained_at"
+    " history_from, unsettled_keys, outside_changes, drained_at"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM `{_RELATION}` WHERE topic_group = ?"
 
@@ -27,7 +28,7 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
 
 
 def _progress_of(row: Row) -> PartitionProgress:
-    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys, drained_at = row
+    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys, changes, drained_at = row
     return PartitionProgress(
         partition=partition,
         epoch=epoch,
@@ -39,6 +40,7 @@ def _progress_of(row: Row) -> PartitionProgress:
         newest_conversion=newest,
         history_from=history_from,
         unsettled_keys=_decode_keys(keys) if keys else (),
+        outside_changes=changes,
         drained_at=drained_at,
     )
 
@@ -56,15 +58,29 @@ async def locked_progress(connection: Connection, topic_group: str, partition: i
     return _progress_of(rows[0]) if rows else None
 
 
-async def pass_fence(connection: Connection, topic_group: str, *, owner: str, advance: Advance, now: int) -> None:
+async def pass_fence(connection: Connection, topic_group: str, *, owner: str, advance: Advance, now: int) -> Passed:
     """Move the row if it is still ours. The row stays locked, so writers of a partition follow one another."""
+    if await _move(connection, topic_group, owner, advance, now=now):
+        return Passed()
+    row = await locked_progress(connection, topic_group, advance.partition)
+    if row is not None and row.outside_changes != advance.outside_changes:
+        seen = replace(advance, outside_changes=row.outside_changes)
+        if await _move(connection, topic_group, owner, seen, now=now):
+            return Passed(row.unsettled_keys, row)
+    raise Fenced(f'partition {advance.partition} of "{topic_group}" has another owner than "{owner}"')
+
+
+async def _move(connection: Connection, topic_group: str, owner: str, advance: Advance, *, now: int) -> bool:
     matched = await connection.run(
-        f"UPDATE `{_RELATION}` SET next_offsets = ?, watermark = ?, newest_conversion = ?, unsettled_keys = NULL,"
+        # Another hand may have stored a conversion that the owner has not come to.
+        f"UPDATE `{_RELATION}` SET next_offsets = ?, watermark = ?, unsettled_keys = NULL,"
+        " newest_conversion = CASE WHEN newest_conversion > ? THEN newest_conversion ELSE ? END,"
         " drained_at = COALESCE(?, drained_at), updated_at = ?"
-        " WHERE topic_group = ? AND partition_id = ? AND owner = ? AND epoch = ?",
+        " WHERE topic_group = ? AND partition_id = ? AND owner = ? AND epoch = ? AND outside_changes = ?",
         [
             _json(advance.next_offsets),
             advance.watermark,
+            advance.newest_conversion,
             advance.newest_conversion,
             advance.drained_at,
             now,
@@ -72,10 +88,36 @@ async def pass_fence(connection: Connection, topic_group: str, *, owner: str, ad
             advance.partition,
             owner,
             advance.epoch,
+            advance.outside_changes,
         ],
     )
-    if matched != 1:
-        raise Fenced(f'partition {advance.partition} of "{topic_group}" has another owner than "{owner}"')
+    return matched == 1
+
+
+async def lock_partition(connection: Connection, topic_group: str, partition: int, *, now: int) -> PartitionProgress:
+    """For whoever writes facts or journeys without owning the partition; the row is made if there is none."""
+    found = await locked_progress(connection, topic_group, partition)
+    if found is None:
+        await insert_progress(connection, topic_group, partition, now=now)
+        found = await locked_progress(connection, topic_group, partition)
+    assert found is not None, "the row was made a moment ago"
+    return found
+
+
+async def note_outside_change(connection: Connection, topic_group: str, changed: PartitionProgress) -> None:
+    """The owner meets it at its next chunk. The caller holds the row, and has changed what it may."""
+    await connection.run(
+        f"UPDATE `{_RELATION}` SET unsettled_keys = ?, newest_conversion = ?, history_from = ?, outside_changes = ?"
+        " WHERE topic_group = ? AND partition_id = ?",
+        [
+            _json(changed.unsettled_keys) if changed.unsettled_keys else None,
+            changed.newest_conversion,
+            changed.history_from,
+            changed.outside_changes,
+            topic_group,
+            changed.partition,
+        ],
+    )
 
 
 async def settle(connection: Connection, topic_group: str, partition: int, keys: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ OWN_TABLES = (
         required("newest_conversion", BIG, 0),
         required("history_from", BIG, 0),
         optional("unsettled_keys", MEDIUM_TEXT),  # JSON list
+        required("outside_changes", BIG, 0),
         required("drained_at", INT, 0),  # when all its topics had last been read to their ends
         required("updated_at", INT),
         PrimaryKeyConstraint("topic_group", "partition_id"),
@@ -82,6 +83,7 @@ OWN_TABLES = (
         required("touches", MEDIUM_TEXT),  # JSON list of lists, fields of stream.core.facts.Touch
         required("version", INT),
         required("date_hour", INT),
+        required("purged", FLAG, 0),
         required("updated_at", INT),
         PrimaryKeyConstraint("conv_id"),
         key("click_lookup", "click_id"),
@@ -151,9 +153,26 @@ OWN_TABLES = (
         required("lease_until", INT),
         required("hours_done", INT, 0),
         required("hours_total", INT, 0),
+        optional("arguments", MEDIUM_TEXT),  # JSON object: what else was asked for
         optional("error", MEDIUM_TEXT),
         required("started_at", INT),
         optional("finished_at", INT),
         key("window", "kind", "user_id", "range_start", "range_end"),
+    ),
+    # How far a run has come, where another may go on from there.
+    declared(
+        "202_stream_run_places",
+        required("run_id", BIG),
+        required("partition_id", INT),
+        required("place", MEDIUM_TEXT),  # JSON object
+        PrimaryKeyConstraint("run_id", "partition_id"),
+    ),
+    # How far the tables of an existing installation were read into the topics.
+    declared(
+        "202_stream_imports",
+        required("source", exact_varchar(190)),  # its address, without user and password
+        required("place", MEDIUM_TEXT),  # JSON object
+        required("updated_at", INT),
+        PrimaryKeyConstraint("source"),
     ),
 )

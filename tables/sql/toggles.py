@@ -102,7 +102,7 @@ async def read_toggles(connection: Connection, user_ids: Collection[int]) -> Map
 
 
 async def with_shown_touches(connection: Connection, journeys: Sequence[Journey]) -> list[Journey]:
-    """The journeys as 202_conversion_touchpoints shows them: without touches where multi-touch was off."""
+    """The journeys as 202_conversion_touchpoints shows them: without touches where multi-touch was off, or purged."""
     toggles = await read_toggles(connection, {each.conversion.user_id for each in journeys}) if journeys else {}
     switchboards = {user_id: Switchboard(found) for user_id, found in toggles.items()}
     return [
@@ -113,6 +113,8 @@ async def with_shown_touches(connection: Connection, journeys: Sequence[Journey]
 
 def _is_shown(journey: Journey, switchboard: Switchboard | None) -> bool:
     conversion = journey.conversion
+    if journey.purged:
+        return False
     return switchboard is None or switchboard.is_multi_touch_on(
         advertiser=journey.aff_network_id,
         campaign=conversion.campaign_id,

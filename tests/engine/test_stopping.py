@@ -7,7 +7,7 @@ from tests.engine.toy import Config
 
 
 async def test_a_stop_during_a_revocation_ends_in_time(config: Config, run: Start, tmp_path: Path) -> None:
-    # Found by CI: the consumer thread died of the revocation's cancelled commit, and the process waited for it for ever.
+    # The consumer thread died of the revocation's cancelled commit, and the process waited for it for ever.
     worker = await run(answer_seconds=2.0).open()
     async with producer(config) as client:
         await send(client, config.topics[0], ["one"] * 100)

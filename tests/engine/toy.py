@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mode.loop
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 mode.loop.use("uvloop")
 
@@ -93,15 +94,15 @@ class Toy:
         self.app.task(self._publish_figures)
 
     def _delay_commits(self) -> None:
-        send: Any = OffsetCommits._send  # noqa: SLF001
+        send = OffsetCommits._send
 
-        async def send_late(commits: OffsetCommits, offsets: Any) -> bool:
+        async def send_late(commits: OffsetCommits, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
             self._note("committing", -1)
             thread: Any = self.app.chunk_consumer._thread
             await thread.call_thread(asyncio.sleep, self._config.answer_seconds)
-            return bool(await send(commits, offsets))
+            return await send(commits, offsets)
 
-        OffsetCommits._send = send_late  # type: ignore[method-assign]
+        OffsetCommits._send = send_late  # type: ignore[assignment, method-assign]
 
     async def _before_start(self) -> None:
         return

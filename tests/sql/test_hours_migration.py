@@ -86,7 +86,7 @@ async def test_of_doubled_rows_the_newest_stays_with_its_credits(fresh_database:
     await upgrade_schema(fresh_database)
     assert_each_row_once(fresh_database)
     assert await schema_differences(fresh_database) == []
-    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0002",)]
+    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0003",)]
 
 
 async def test_rows_of_the_release_before_are_kept(fresh_database: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from stream.core.errors import Fenced
-from stream.core.progress import PartitionProgress
+from stream.core.progress import PartitionProgress, Passed
 from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore, list_progress, reset_progress
 from tests.sql.conftest import NOW, StoreFactory
@@ -94,7 +94,7 @@ async def test_an_advance_that_changes_nothing_still_passes(store: SqlFactStore)
     await take_over(store)
     for _ in range(2):
         async with store.transaction() as transaction:
-            assert await transaction.pass_fence(advance(), after_failure=False) == ()
+            assert await transaction.pass_fence(advance(), after_failure=False) == Passed()
 
 
 async def test_the_keys_left_unsettled_are_told_after_a_failure_and_then_gone(store: SqlFactStore) -> None:
@@ -103,9 +103,9 @@ async def test_the_keys_left_unsettled_are_told_after_a_failure_and_then_gone(st
         await transaction.pass_fence(advance(), after_failure=False)
         await transaction.settle(0, ["a", "b"])
     async with store.transaction() as transaction:
-        assert await transaction.pass_fence(advance(), after_failure=True) == ("a", "b")
+        assert (await transaction.pass_fence(advance(), after_failure=True)).unsettled == ("a", "b")
     async with store.transaction() as transaction:
-        assert await transaction.pass_fence(advance(), after_failure=True) == ()
+        assert (await transaction.pass_fence(advance(), after_failure=True)).unsettled == ()
 
 
 async def test_what_is_written_behind_an_exception_is_not_stored(store: SqlFactStore) -> None:

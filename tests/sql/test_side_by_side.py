@@ -4,9 +4,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from stream.agents.driving import drive
 from stream.core.errors import Unavailable
 from stream.core.events import Click, Conversion
-from stream.core.fold import ClaimClicks, FoldAnswer, ReplaceClicks, fold
+from stream.core.fold import fold
 from stream.core.folding import Folded, Place
 from stream.core.keys import JourneyKey, partition_of
 from stream.core.money import Units
@@ -72,21 +73,7 @@ class Partition:
     async def _folded(self, transaction: SqlFactTransaction, chunk: Sequence[Event]) -> Folded:
         clicks = [event for event in chunk if isinstance(event, Click)]
         conversions = [event for event in chunk if isinstance(event, Conversion)]
-        folding = fold(self._place(), self.states.get, clicks, conversions)
-        answer: FoldAnswer = None
-        while True:
-            try:
-                step = folding.send(answer)
-            except StopIteration as stop:
-                folded: Folded = stop.value
-                return folded
-            if isinstance(step, ClaimClicks):
-                answer = await transaction.claim_clicks(step.clicks)
-            elif isinstance(step, ReplaceClicks):
-                await transaction.replace_clicks(step.clicks)
-                answer = None
-            else:
-                answer = await transaction.read(step.needs)
+        return await drive(fold(self._place(), self.states.get, clicks, conversions), transaction)
 
 
 def events_of(chance: random.Random, number: int) -> list[Event]:

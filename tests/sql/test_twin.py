@@ -160,7 +160,7 @@ async def transacted(transaction: FactTransaction, draw: Draw, epoch: int, said:
     journeys = [draw.journey(conv_id) for conv_id in draw.some(CONV_IDS)]
     displaced = set(draw.some(CONV_IDS)) - {journey.conversion.conv_id for journey in journeys}
     unsettled = [f"key {text}" for text in draw.some(draw.texts)]
-    said.append([*await transaction.pass_fence(advance, after_failure=is_repeated)])
+    said.append([*(await transaction.pass_fence(advance, after_failure=is_repeated)).unsettled])
     stored = await transaction.claim_clicks(claimed)
     said.append(dict(stored))
     replacing = [each for each in claimed if each.click_id in stored and chosen < 0.7]

@@ -8,7 +8,7 @@ from stream.core.errors import Fenced, Unavailable
 from stream.core.events import Click, is_rekeyed_conversion
 from stream.core.facts import Facts, Journey, Needs, Outcome
 from stream.core.fold import ClaimClicks, ReplaceClicks
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance, PartitionProgress, Passed
 from tests.support.memory_facts import MemoryFacts
 
 LogRow = tuple[int, str]  # click id, transaction
@@ -32,19 +32,21 @@ class MemoryTransaction:
         self._database = database
         self._owner = owner
 
-    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Sequence[str]:
+    async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
         row = self._database.progress.get(advance.partition)
         if row is None or (row.owner, row.epoch) != (self._owner, advance.epoch):
             raise Fenced(f"partition {advance.partition} belongs to {row.owner if row else 'nobody'}")
+        is_changed = row.outside_changes != advance.outside_changes
         self._database.progress[advance.partition] = replace(
             row,
             next_offsets=dict(advance.next_offsets),
             watermark=advance.watermark,
-            newest_conversion=advance.newest_conversion,
+            newest_conversion=max(row.newest_conversion, advance.newest_conversion),
             unsettled_keys=(),
             drained_at=row.drained_at if advance.drained_at is None else advance.drained_at,
         )
-        return row.unsettled_keys if after_failure else ()
+        unsettled = row.unsettled_keys if after_failure or is_changed else ()
+        return Passed(unsettled, row if is_changed else None)
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
         stored = self._database.facts.perform(ClaimClicks(clicks))

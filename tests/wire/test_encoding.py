@@ -74,6 +74,7 @@ def test_a_journey_record_is_whole_and_keyed_by_its_account() -> None:
         "outcome": "counted",
         "click_unknown": False,
         "incomplete": False,
+        "purged": False,
         "click_payout": "12.50000",
         "click_cpc": "0.61565",
         "ppc_account_id": 1,
