@@ -23,6 +23,7 @@ from stream.agents.journeys import JourneysHandler, JourneysSettings
 from stream.agents.outputs import TopicNames
 from stream.agents.ports import FactStore
 from stream.agents.reading import EventReader
+from stream.agents.topic_names import planned_counts, topic_names
 from stream.clock import unix_now
 from stream.config import ALL_SCOPES, Settings, host_port
 from stream.core.errors import Misconfigured, StartRefused
@@ -44,8 +45,6 @@ from stream.topics import (
     SNAPSHOTS,
     changelog_name,
     hours_group_id,
-    plan_topics,
-    read_topics,
 )
 from tables.cache import JourneyCache
 from tables.sql.database import Database, open_database
@@ -74,8 +73,8 @@ class Worker:
         self._slot, data_dir = _take_slot(settings.data_dir)
         self.database: Database = open_database(settings.database_url)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._counts = _partition_counts(settings)
-        self._names = names = _topic_names(settings, self._counts)
+        self._counts = planned_counts(settings)
+        self._names = names = topic_names(settings)
         self.reader = EventReader(clicks=names.clicks, conversions=names.conversions, partitions=names.partitions)
         self.mark_reader = JourneyMarkReader()
         self._waiting_for: dict[str, str] = {}  # by engine; empty: for nothing
@@ -344,23 +343,6 @@ class _Process(FaustWorker):
 
 async def _log_place(engine: Engine, partition: int, committed: Mapping[str, int | None]) -> LogPlace:
     return await engine.app.chunk_consumer.log_place(partition, committed)
-
-
-def _partition_counts(settings: Settings) -> dict[str, int]:
-    """Of every topic of the installation, by its name."""
-    planned = plan_topics(
-        read_topics(),
-        prefix=settings.topic_prefix,
-        app_id=settings.app_id,
-        partitions=settings.partitions,
-        lookback_days=settings.lookback_days,
-    )
-    return {topic.name: topic.partitions for topic in planned}
-
-
-def _topic_names(settings: Settings, partitions: Mapping[str, int]) -> TopicNames:
-    clicks, conversions, journeys = (settings.topic_prefix + name for name in (CLICKS, CONVERSIONS, JOURNEYS))
-    return TopicNames(clicks, conversions, journeys, partitions[clicks], partitions[journeys])
 
 
 def _cache(settings: Settings) -> JourneyCache:

@@ -13,13 +13,14 @@ from uuid import uuid4
 import click
 from aiokafka.errors import KafkaError
 
+from stream.agents.topic_names import planned_topics
 from stream.commands.demo_checks import Check, checks_of
 from stream.commands.demo_expected import LOOKBACK_DAYS
 from stream.commands.demo_parts import DemoFailed, Say, broker, signals_raised, undisturbed
 from stream.commands.demo_report import Report
 from stream.commands.demo_run import Demo, Found
 from stream.commands.demo_traffic import PARTITIONS
-from stream.commands.topics import connected_admin, planned_topics
+from stream.commands.topics import connected_admin
 from stream.config import HostPort, Settings, host_port, read_settings
 from stream.core.errors import Unavailable
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stream.commands.hour_access import hour_store, source_partitions
+from stream.agents.topic_names import topic_names
+from stream.commands.hour_access import hour_store
 from stream.commands.standing import Standing, StandingReader, hours_reading, reading_standing
 from stream.config import Settings
 from stream.core.hours import HourKey, final_before
@@ -77,7 +78,7 @@ async def read_hours_work(settings: Settings, database: Database) -> HoursWork:
     store = hour_store(settings, database, owner="status")
     unsettled = await store.read_unsettled()
     revisions = await store.read_revisions({key.user_id for key in unsettled})
-    watermark = await store.read_watermark(source_partitions(settings))
+    watermark = await store.read_watermark(topic_names(settings).partitions)
     final_from = final_before(watermark, settings.allowed_lateness_seconds)
     unpublished = {key for key, row in unsettled.items() if row.published_revision != row.revision}
     outdated = {

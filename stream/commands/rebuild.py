@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
+from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
 from stream.commands.authorship import MOST_USERS
-from stream.commands.hour_access import hour_store, source_partitions
+from stream.commands.hour_access import hour_store
 from stream.commands.rebuild_report import AccountReport, Telling, WindowOfHours, hours_touched, report_json
 from stream.commands.rebuilding import AccountRebuild, Means, check_stopped, patiently
 from stream.commands.showing import utc
@@ -104,7 +105,7 @@ async def _users_of(database: Database, wish: Wish) -> Sequence[int]:
 
 async def _means(settings: Settings, database: Database, wish: Wish) -> Means:
     store = hour_store(settings, database, owner="rebuild")
-    watermark = await store.read_watermark(source_partitions(settings))
+    watermark = await store.read_watermark(topic_names(settings).partitions)
     return Means(
         database=database,
         store=store,

@@ -10,10 +10,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
+from stream.agents.topic_names import planned_counts, planned_topics
 from stream.clock import unix_now
 from stream.commands.log_access import writing
 from stream.commands.standing import GONE_STATES, HOURS_SOURCES, SOURCES, read_group
-from stream.commands.topics import apply_topics, connected_admin, planned_topics
+from stream.commands.topics import apply_topics, connected_admin
 from stream.config import Settings
 from stream.core.errors import StartRefused, StreamError
 from stream.core.progress import PartitionProgress
@@ -116,7 +117,7 @@ async def _make_changelog_anew(settings: Settings, admin: AIOKafkaAdminClient) -
 
 async def _begin_epochs(settings: Settings, database: Database) -> None:
     """A worker that was stopped all this time may still write into the new changelog: recovery must not trust it."""
-    counts = {topic.name: topic.partitions for topic in planned_topics(settings)}
+    counts = planned_counts(settings)
     changelog = changelog_name(settings.app_id, JOURNEYS_STATE)
     rows = [row for row in await list_progress(database) if row.partition < counts[changelog]]
     async with writing(settings, [changelog]) as writer:

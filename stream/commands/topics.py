@@ -11,9 +11,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from stream.agents.topic_names import planned_topics
 from stream.config import Settings, read_settings
 from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
-from stream.topics import PlannedTopic, TopicSpec, plan_topics, read_topics
+from stream.topics import PlannedTopic, TopicSpec, read_topics
 
 REQUEST_LIMIT_S = 10
 APPEAR_LIMIT_S = 15
@@ -39,16 +40,6 @@ async def connected_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClie
         ) from error
     finally:
         await admin.close()
-
-
-def planned_topics(settings: Settings) -> Sequence[PlannedTopic]:
-    return plan_topics(
-        read_topics(),
-        prefix=settings.topic_prefix,
-        app_id=settings.app_id,
-        partitions=settings.partitions,
-        lookback_days=settings.lookback_days,
-    )
 
 
 async def apply_topics(settings: Settings) -> list[str]:

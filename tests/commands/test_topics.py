@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream.commands.topics import apply_topics, compare_topics, connected_admin, planned_topics
+from stream.agents.topic_names import planned_topics
+from stream.commands.topics import apply_topics, compare_topics, connected_admin
 from stream.config import Settings
 from stream.core.errors import StartRefused, Unavailable
 from tests.support.commands import run_stream
