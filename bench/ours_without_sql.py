@@ -15,6 +15,7 @@ from stream.config import read_settings
 from stream.core.events import Click
 from stream.core.facts import Facts, Journey, Needs
 from stream.core.progress import Advance, PartitionProgress, Passed
+from tables.sql.ownership import first_progress
 
 
 class NoTransaction:
@@ -51,17 +52,8 @@ class NoStore:
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
-        return PartitionProgress(
-            partition=partition,
-            epoch=1,
-            owner=owner,
-            next_offsets={},
-            partition_count=partition_count,
-            topic_ids=topic_ids,
-            watermark=0,
-            newest_conversion=0,
-            history_from=history_from,
-            unsettled_keys=(),
+        return first_progress(
+            partition, owner=owner, topic_ids=topic_ids, partition_count=partition_count, history_from=history_from
         )
 
     async def progress(self) -> Sequence[PartitionProgress]:

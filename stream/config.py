@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from dotenv import dotenv_values
 
 from stream.core.errors import Misconfigured
+from stream.core.retention import least_keep_days
 
 PREFIX = "TOUCHSTREAM_"
 ALL_SCOPES = "all"
@@ -108,18 +109,6 @@ def _database_url(text: str) -> str:
     return text
 
 
-def _own_clicks(text: str) -> str:
-    if text == "installed":
-        raise ValueError('own; "installed" comes with the import of existing installations, which is not built yet')
-    return _choice("own")(text)
-
-
-def _no_retention(text: str) -> int:
-    if text != "0":
-        raise ValueError("0; the removal of old clicks is not built yet")
-    return 0
-
-
 def masked(url: str) -> str:
     """The URL with a password replaced by asterisks, for people and logs."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
@@ -160,7 +149,9 @@ class Settings:
         "TOPIC_PREFIX", "", _pattern("[A-Za-z0-9._-]{1,100}", "letters, digits, . - and _"), "before each topic's name"
     )
     partitions: int = _setting("PARTITIONS", 0, _whole(1, 10_000), "instead of the counts of topics.yaml")
-    clicks: str = _setting("CLICKS", "own", _own_clicks, "who writes the clicks we read")
+    clicks: str = _setting(
+        "CLICKS", "own", _choice("own", "installed"), "who writes 202_clicks: nobody, or tracking servers; we never do"
+    )
     conversion_logs: str = _setting(
         "CONVERSION_LOGS", "own", _choice("own", "installed"), "who writes 202_conversion_logs: we, or tracking servers"
     )
@@ -171,7 +162,9 @@ class Settings:
     health: HostPort = _setting("HEALTH", HostPort("127.0.0.1", 6066), host_port, "where a worker tells how it is")
     state_keys: int = _setting("STATE_KEYS", 1_000_000, _whole(1), "most journey keys that a worker holds in memory")
     align: bool = _setting("ALIGN", True, _switch, "merge clicks and conversions by time; off only to test")
-    click_retention_days: int = _setting("CLICK_RETENTION_DAYS", 0, _no_retention, "0: no click is ever removed")
+    click_retention_days: int = _setting(
+        "CLICK_RETENTION_DAYS", 0, _whole(0, 36_500), "stored clicks older than this are removed; 0: none ever"
+    )
     chunk_records: int = _setting("CHUNK_RECORDS", 2000, _whole(1, 100_000), "most records of one chunk")
 
     @classmethod
@@ -187,7 +180,18 @@ class Settings:
         }
         settings = cls(**values)
         settings._check_security()
+        settings._check_retention()
         return settings
+
+    def _check_retention(self) -> None:
+        """A conversion that comes in time must find every click of its lookback."""
+        least = least_keep_days(self.lookback_days)
+        if 0 < self.click_retention_days < least:
+            raise Misconfigured(
+                f'setting {PREFIX}CLICK_RETENTION_DAYS is "{self.click_retention_days}"; with'
+                f" {PREFIX}LOOKBACK_DAYS {self.lookback_days} it must be at least {least}",
+                hint=f"set it to {least} or more, or to 0 to keep all clicks",
+            )
 
     def _check_security(self) -> None:
         is_sasl = self.kafka_security_protocol.startswith("SASL_")

@@ -43,6 +43,7 @@ class Metrics:
         self.stale_dropped = gauge("state_stale_dropped", "changelog values of an older epoch dropped by recovery")
         self.recovered = gauge("recovered_records", "changelog records read by the last recoveries")
         self.recovery_seconds = gauge("recovery_seconds", "time that the last recovery took")
+        self.clicks_removed = counter("clicks_removed", "clicks older than the retention, removed from SQL")
         self.hours_fired = counter("hours_fired", "hours written to SQL")
         self.credits_written = counter("credits_written", "credits written to SQL")
         self.hours_in_memory = gauge("hours_conversions", "conversions of hours in memory")

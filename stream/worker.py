@@ -23,6 +23,7 @@ from stream.agents.journeys import JourneysHandler, JourneysSettings
 from stream.agents.outputs import TopicNames
 from stream.agents.ports import FactStore
 from stream.agents.reading import EventReader
+from stream.agents.retention import ClickRetention, RetentionSettings
 from stream.agents.topic_names import planned_counts, topic_names
 from stream.clock import unix_now
 from stream.config import ALL_SCOPES, Settings, host_port
@@ -50,6 +51,7 @@ from tables.cache import JourneyCache
 from tables.sql.database import Database, open_database
 from tables.sql.facts import HOURS_GROUP, SqlFactStore, Writing
 from tables.sql.hour_store import SqlHourStore
+from tables.sql.retention import SqlRetentionStore
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +97,22 @@ class Worker:
             fail=exit_now,
             before_start=self._wait_for_checked_topics,
         )
+        self.retention = self._retention()
         self.health = HealthServer(
             settings.health.host,
             settings.health.port,
             readiness=self.readiness,
             registry=self.metrics.registry,
             refresh=self.refresh_metrics,
+        )
+
+    def _retention(self) -> ClickRetention:
+        return ClickRetention(
+            SqlRetentionStore(self.database, clock=lambda: int(unix_now())),
+            RetentionSettings(self.owner, self._names.partitions, self.settings.click_retention_days),
+            opened=self.journeys.opened,
+            metrics=self.metrics,
+            fail=exit_now,
         )
 
     @property
@@ -218,6 +230,7 @@ class Worker:
         except StartRefused as refusal:
             exit_now(refusal)
         self._topics_are_checked.set()
+        self.retention.start()
 
     async def _wait_for_checked_topics(self) -> None:
         await self._topics_are_checked.wait()
@@ -332,6 +345,7 @@ class _Process(FaustWorker):
 
     async def on_stop(self) -> None:
         """Both drain at the same time: Faust would stop one after the other, and a supervisor waits only so long."""
+        await self._worker.retention.stop()
         stops = (engine.app.stop() for engine in self._worker.engines)
         for failure in await asyncio.gather(*stops, return_exceptions=True):
             if failure is not None:

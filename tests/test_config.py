@@ -36,7 +36,9 @@ def test_each_setting_is_read_and_typed() -> None:
             "TOUCHSTREAM_MEMCACHED_SITES": "0" * 40 + "," + "A" * 40,
             "TOUCHSTREAM_DATA_DIR": "/tmp/data",
             "TOUCHSTREAM_PARTITIONS": "3",
+            "TOUCHSTREAM_CLICKS": "installed",
             "TOUCHSTREAM_CONVERSION_LOGS": "installed",
+            "TOUCHSTREAM_CLICK_RETENTION_DAYS": "31",
             "TOUCHSTREAM_HEALTH": "[::1]:7000",
             "TOUCHSTREAM_ALIGN": "0",
             "TOUCHSTREAM_FIRE_INTERVAL_SECONDS": "0.5",
@@ -49,7 +51,9 @@ def test_each_setting_is_read_and_typed() -> None:
         memcached_sites=("0" * 40, "a" * 40),
         data_dir=Path("/tmp/data"),
         partitions=3,
+        clicks="installed",
         conversion_logs="installed",
+        click_retention_days=31,
         health=HostPort("::1", 7000),
         align=False,
         fire_interval_seconds=0.5,
@@ -95,8 +99,8 @@ def test_names_that_kubernetes_injects_are_let_pass(name: str) -> None:
         ("APP_ID", "two words", "letters, digits"),
         ("APP_ID", "touchstream-hours", "the second consumer group of an installation"),
         ("MEMCACHED_SITES", "abc", "40 hexadecimal digits"),
-        ("CLICKS", "theirs", "one of own"),
-        ("CLICKS", "installed", "import of existing installations, which is not built yet"),
+        ("CLICKS", "theirs", "one of own, installed"),
+        ("CLICK_RETENTION_DAYS", "-1", "a whole number"),
         ("CONVERSION_LOGS", "theirs", "one of own, installed"),
         ("KAFKA_SSL_CAFILE", "/does/not/exist", "the path of a file that exists"),
     ],
@@ -105,6 +109,16 @@ def test_a_wrong_value_is_refused_with_name_value_and_what_is_expected(name: str
     message = refusal(**{name: value})
     assert message.startswith(f'setting TOUCHSTREAM_{name} is "{value}"; expected ')
     assert expected in message
+
+
+def test_clicks_are_kept_for_longer_than_the_lookback() -> None:
+    with pytest.raises(Misconfigured, match="at least 31") as caught:
+        Settings.from_env({"TOUCHSTREAM_CLICK_RETENTION_DAYS": "30"})
+    assert "31 or more, or to 0" in caught.value.hint
+    longer = {"TOUCHSTREAM_LOOKBACK_DAYS": "60", "TOUCHSTREAM_CLICK_RETENTION_DAYS": "60"}
+    with pytest.raises(Misconfigured, match="at least 61"):
+        Settings.from_env(longer)
+    assert Settings.from_env(longer | {"TOUCHSTREAM_CLICK_RETENTION_DAYS": "61"}).click_retention_days == 61
 
 
 def test_sasl_needs_all_of_its_three_and_plain_text_none() -> None:

@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from stream.agents.ports import Ownership
 from stream.core.configuration import Configuration
 from stream.core.facts import Journey
 from stream.core.hours import HourKey
-from stream.core.progress import Advance, PartitionProgress
+from stream.core.progress import Advance
 from stream.core.results import CreditedAt, HourChange, HourContents, HourResults, HourRow, Removal
 
 
@@ -54,16 +55,11 @@ class FencedHourTransaction(HourTransaction, Protocol):
         """First of all. Raises Fenced if owner or epoch are not ours."""
 
 
-class HourStore(Protocol):
+class HourStore(Ownership, Protocol):
     """The database as the worker sees it. Raises Unavailable, RefusedByDatabase or Fenced."""
 
     def transaction(self) -> AbstractAsyncContextManager[FencedHourTransaction]:
         """Commits when left without an exception, rolls back otherwise."""
-
-    async def take_over(
-        self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
-    ) -> PartitionProgress:
-        """As `stream.agents.ports.FactStore` has it, of the hours' own topics."""
 
     async def read_unsettled(self) -> Mapping[HourKey, HourRow]:
         """Of all accounts: hours that are not final, or have a revision that is not published."""

@@ -11,6 +11,7 @@ from stream.agents.firing import Fired, FiredHour, HoursAtWork, Order, fire
 from stream.agents.hour_outputs import Publication, ResultRecords, ResultTopics, whole
 from stream.agents.hour_ports import HourStore, HourTransaction
 from stream.agents.hour_reading import Mark
+from stream.agents.taking import take_over
 from stream.core.errors import RefusedByDatabase
 from stream.core.hours import HourKey, final_before
 from stream.core.keys import partition_of_account
@@ -18,7 +19,7 @@ from stream.core.progress import Advance
 from stream.core.results import HourRow
 from stream.engine.barrier import Stored, Taken
 from stream.engine.chunk import Chunk
-from stream.engine.start import LogPlace, start_refusal
+from stream.engine.start import LogPlace
 from stream.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -87,16 +88,7 @@ class HoursHandler:
 
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
         place = await self._log_place(partition, committed)
-        row = await self._store.take_over(
-            partition,
-            owner=self._settings.owner,
-            topic_ids=place.topic_ids,
-            partition_count=place.partitions,
-            history_from=place.history_from,
-        )
-        refusal = start_refusal(row, place)
-        if refusal is not None:
-            raise refusal
+        row = await take_over(self._store, partition, place, owner=self._settings.owner)
         self._standings[partition] = _Standing(row.epoch, row.watermark, row.next_offsets)
         return Taken(row.epoch)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from stream.agents.driving import drive
 from stream.agents.outputs import SortedChunk, TopicNames, chunk_outputs, conversion_sent_on, rekeyed, sort_chunk
 from stream.agents.ports import FactStore, FactTransaction
+from stream.agents.taking import take_over
 from stream.agents.unsettled import unsettled_of, unsettled_texts
 from stream.core.errors import InvalidEvent, RefusedByDatabase
 from stream.core.facts import Facts, Needs
@@ -22,7 +23,7 @@ from stream.core.second_look import SentOn, found_at_second_look, second_look_ne
 from stream.core.state import KeyState, newest_click_time
 from stream.engine.barrier import Stored, Taken
 from stream.engine.chunk import Chunk
-from stream.engine.start import LogPlace, start_refusal
+from stream.engine.start import LogPlace
 from stream.metrics import Metrics
 from stream.wire.reasons import Reason
 from tables.state.journeys import decode_state, encode_key, encode_state
@@ -103,16 +104,7 @@ class JourneysHandler:
 
     async def take(self, partition: int, committed: Mapping[str, int | None]) -> Taken:
         log = await self._log_place(partition, committed)
-        row = await self._store.take_over(
-            partition,
-            owner=self._owner,
-            topic_ids=log.topic_ids,
-            partition_count=log.partitions,
-            history_from=log.history_from,
-        )
-        refusal = start_refusal(row, log)
-        if refusal is not None:
-            raise refusal
+        row = await take_over(self._store, partition, log, owner=self._owner)
         self._standings[partition] = _Standing(
             row.epoch, row.watermark, row.newest_conversion, row.history_from, row.outside_changes
         )

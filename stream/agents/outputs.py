@@ -7,6 +7,7 @@ from typing import Any
 from stream.agents.reading import Misplaced
 from stream.core.errors import InvalidEvent
 from stream.core.events import Click, Conversion
+from stream.core.facts import Journey
 from stream.core.folding import Folded
 from stream.core.keys import partition_of, partition_of_account, record_key
 from stream.core.second_look import SentOn
@@ -62,18 +63,21 @@ def chunk_outputs(
         *(_dead_letter(arrival, error) for arrival, error in refused),
         *(_sent_to_its_partition(arrival) for arrival in events.misplaced),
         *(conversion_sent_on(names, each) for each in found),
-        *_journey_records(names, folded),
+        *journey_records(names, folded),
     ]
 
 
-def _journey_records(names: TopicNames, folded: Folded) -> list[OutgoingRecord]:
-    records = []
-    for journey in folded.journeys:
-        key = journey_record_key(journey)
-        partition = partition_of_account(journey.conversion.user_id, names.journeys_partitions)
-        value = encode_journey(journey, folded.previous_hours.get(journey.conversion.conv_id))
-        records.append(OutgoingRecord(names.journeys, partition, key, value, ()))
-    return records
+def journey_records(names: TopicNames, folded: Folded) -> list[OutgoingRecord]:
+    return [
+        journey_record(names, journey, folded.previous_hours.get(journey.conversion.conv_id))
+        for journey in folded.journeys
+    ]
+
+
+def journey_record(names: TopicNames, journey: Journey, previous_hour: int | None = None) -> OutgoingRecord:
+    partition = partition_of_account(journey.conversion.user_id, names.journeys_partitions)
+    value = encode_journey(journey, previous_hour)
+    return OutgoingRecord(names.journeys, partition, journey_record_key(journey), value, ())
 
 
 def conversion_sent_on(names: TopicNames, found: SentOn) -> OutgoingRecord:

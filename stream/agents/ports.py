@@ -37,14 +37,8 @@ class FactTransaction(Protocol):
         """Store what the next owner must forget or do again, should the changelog and the outputs lack this chunk."""
 
 
-class FactStore(Protocol):
-    """The database. Raises Unavailable (try again), RefusedByDatabase (data) or Fenced."""
-
-    def transaction(self) -> AbstractAsyncContextManager[FactTransaction]:
-        """Commits when left without an exception, rolls back otherwise."""
-
-    async def read(self, needs: Needs) -> Facts:
-        """Committed facts, outside any transaction of ours."""
+class Ownership(Protocol):
+    """Who may write for a partition."""
 
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
@@ -53,5 +47,15 @@ class FactStore(Protocol):
 
         `history_from`, for a partition that nobody ever had: its log holds no records from before, unix seconds.
         """
+
+
+class FactStore(Ownership, Protocol):
+    """The database. Raises Unavailable (try again), RefusedByDatabase (data) or Fenced."""
+
+    def transaction(self) -> AbstractAsyncContextManager[FactTransaction]:
+        """Commits when left without an exception, rolls back otherwise."""
+
+    async def read(self, needs: Needs) -> Facts:
+        """Committed facts, outside any transaction of ours."""
 
     async def progress(self) -> Sequence[PartitionProgress]: ...

@@ -59,6 +59,8 @@ def facts(settings: Settings, explanation: Explanation) -> Iterator[tuple[str, s
         yield "click unknown", "the click has not come yet: its touch rests on the conversion's word"
     if journey.incomplete:
         yield "incomplete", "earlier clicks may have been removed before they were counted"
+    if journey.purged:
+        yield "purged", "by hand; the converting click earns alone, until a replay or a later event restores it"
 
 
 def _moment(seconds: int) -> str:
@@ -201,7 +203,7 @@ def command(conv_id: int, slug: str | None, is_json: bool) -> None:
 
     \b
     JSON: conv_id, conversion {the event as it stands}, outcome, reason, counts_instead,
-      journey {user_id, campaign_id, visitor_id, identity, click_unknown, incomplete, version, click_cpc,
+      journey {user_id, campaign_id, visitor_id, identity, click_unknown, incomplete, purged, version, click_cpc,
         ppc_account_id, aff_network_id, date_hour, date_hour_utc},
       converting_click {the click as it is stored, or null}, window {days, since, since_utc, until, until_utc},
       touches [{position, click_id, click_time, click_time_utc, seconds_before, is_converting,

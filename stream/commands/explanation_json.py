@@ -59,6 +59,7 @@ def as_json(settings: Settings, explanation: Explanation, crediting: Crediting) 
             "identity": "visitor" if journey.key.names_visitor else "campaign",
             "click_unknown": journey.click_unknown,
             "incomplete": journey.incomplete,
+            "purged": journey.purged,
             "version": journey.version,
             "click_cpc": amount_text(journey.click_cpc),
             "ppc_account_id": journey.ppc_account_id,

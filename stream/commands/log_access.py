@@ -12,6 +12,7 @@ from stream.commands.topics import connected_admin
 from stream.config import Settings
 from stream.core.errors import StartRefused, StreamError, Unavailable
 from stream.core.keys import murmur2
+from stream.engine.header_names import read_any_header_name
 from stream.engine.outbox import Outbox
 from stream.wire.outgoing import OutgoingRecord
 
@@ -62,7 +63,7 @@ class LogWriter:
         )
         self._producer = producer
         self._counts = await partition_counts(self._settings, topics)
-        with _broker_errors(self._settings):
+        with broker_errors(self._settings):
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 await producer.start()
 
@@ -76,7 +77,7 @@ class LogWriter:
         Raises TooLargeForTopic if the broker does not take one for its size.
         """
         assert self._producer is not None, "start comes first"
-        with _broker_errors(self._settings):
+        with broker_errors(self._settings):
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 await Outbox(self._producer).send([self._placed(record) for record in records])
 
@@ -115,7 +116,7 @@ async def read_records(settings: Settings, topic: str) -> AsyncIterator[Consumer
     """
     counts = await partition_counts(settings, [topic])
     places = [TopicPartition(topic, partition) for partition in range(counts[topic])]
-    async with _consumer(settings) as consumer:
+    async with reading_log(settings) as consumer:
         starts, ends = await _bounds(settings, consumer, places)
         unread = [place for place in places if starts[place] < ends[place]]
         # Once, and never to nothing: a consumer whose assignment was replaced takes long to stop.
@@ -135,7 +136,7 @@ async def read_record(settings: Settings, topic: str, *, partition: int, offset:
     if not 0 <= partition < counts[topic]:
         raise StreamError(f'topic "{topic}" has no partition {partition}, its last is {counts[topic] - 1}')
     place = TopicPartition(topic, partition)
-    async with _consumer(settings) as consumer:
+    async with reading_log(settings) as consumer:
         starts, ends = await _bounds(settings, consumer, [place])
         start, end = starts[place], ends[place]
         if not start <= offset < end:
@@ -150,25 +151,32 @@ async def read_record(settings: Settings, topic: str, *, partition: int, offset:
 
 
 @contextlib.asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+async def reading_log(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without group: to be assigned once, for one whose assignment was replaced takes long to stop."""
+    read_any_header_name()
     consumer = AIOKafkaConsumer(
-        **settings.kafka_options(), enable_auto_commit=False, request_timeout_ms=ANSWER_LIMIT_S * 1000
+        **settings.kafka_options(),
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        request_timeout_ms=ANSWER_LIMIT_S * 1000,
     )
     try:
-        with _broker_errors(settings):
+        with broker_errors(settings):
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 await consumer.start()
         yield consumer
     finally:
         with contextlib.suppress(KafkaError, TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_LIMIT_S):
+                await asyncio.sleep(0)  # a task of aiokafka's that has not begun would cancel whoever stops it
                 await consumer.stop()
 
 
 async def _bounds(
     settings: Settings, consumer: AIOKafkaConsumer, places: Sequence[TopicPartition]
 ) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
-    with _broker_errors(settings):
+    with broker_errors(settings):
         async with asyncio.timeout(ANSWER_LIMIT_S):
             return await consumer.beginning_offsets(places), await consumer.end_offsets(places)
 
@@ -177,7 +185,7 @@ async def _next(
     settings: Settings, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
 ) -> list[ConsumerRecord]:
     """At least one record before the ends; none if what is left there are markers without content."""
-    with _broker_errors(settings):
+    with broker_errors(settings):
         async with asyncio.timeout(ANSWER_LIMIT_S):
             while True:
                 batches = await consumer.getmany(timeout_ms=500)
@@ -187,7 +195,8 @@ async def _next(
 
 
 @contextlib.contextmanager
-def _broker_errors(settings: Settings) -> Iterator[None]:
+def broker_errors(settings: Settings) -> Iterator[None]:
+    """Within, what the broker does wrong is Unavailable, or TooLargeForTopic."""
     try:
         yield
     except MessageSizeTooLargeError as error:

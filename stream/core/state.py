@@ -84,11 +84,11 @@ def with_conversion(state: KeyState, conv_time: int) -> KeyState:
     return state if conv_time <= state.newest_conversion else state._replace(newest_conversion=conv_time)
 
 
-def with_history(state: KeyState, newest_first: Sequence[Touch]) -> KeyState:
-    """The state of a key once SQL has given its newest KEPT_CLICKS + 1 clicks, or all there are."""
-    kept = newest_first[:KEPT_CLICKS]
+def with_history(state: KeyState, newest_first: Sequence[Touch], count: int = KEPT_CLICKS) -> KeyState:
+    """The state of a key once SQL has given its newest `count` + 1 clicks, or all there are."""
+    kept = newest_first[:count]
     clicks = b"".join(_TOUCH.pack(*touch) for touch in reversed(kept))
-    dropped = newest_first[KEPT_CLICKS:]
+    dropped = newest_first[count:]
     return KeyState(clicks, pack_moment(dropped[0].moment) if dropped else NO_FLOOR, state.newest_conversion)
 
 

@@ -2,12 +2,12 @@
 
 from tables.sql.connections import Connection
 
-_REBUILD_ID = 2  # of the attribution rebuild in 202_cronjob_logs
+REBUILD_ID = 2  # of the attribution rebuild in 202_cronjob_logs
 _REBUILD_TYPE = "attr"
 
 
 async def sign_of_life(connection: Connection, *, now: int) -> None:
-    await connection.run("REPLACE INTO `202_cronjob_logs` (id, last_execution_time) VALUES (?, ?)", [_REBUILD_ID, now])
+    await connection.run("REPLACE INTO `202_cronjob_logs` (id, last_execution_time) VALUES (?, ?)", [REBUILD_ID, now])
 
 
 async def mark_window(connection: Connection, *, date_hour: int) -> None:

@@ -85,7 +85,8 @@ class Explanation:
 
     @property
     def touchpoints_expected(self) -> tuple[TouchpointRow, ...]:
-        touches = enumerate(self.journey.touches if self.is_multi_touch_on else ())
+        is_shown = self.is_multi_touch_on and not self.journey.purged
+        touches = enumerate(self.journey.touches if is_shown else ())
         return tuple(TouchpointRow(position, touch.click_id, touch.click_time) for position, touch in touches)
 
 

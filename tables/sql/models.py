@@ -6,8 +6,7 @@ from typing import NamedTuple
 from stream.core.configuration import ModelRow, model_of
 from stream.core.models import InvalidModel
 from tables.sql.connections import Connection, Row
-from tables.sql.inserts import whole_list
-from tables.sql.selects import in_batches
+from tables.sql.selects import fetch_of_accounts
 
 _RELATION = "202_attribution_models"
 _COLUMNS = (
@@ -85,28 +84,19 @@ async def read_models(connection: Connection, user_id: int) -> list[StoredModel]
 
 async def read_model_rows(connection: Connection, user_ids: Collection[int]) -> list[tuple[int, ModelRow]]:
     """User id and row, of all of these accounts; one statement."""
-    found = []
-    for batch in in_batches(sorted(set(user_ids))):
-        rows = await connection.fetch(
-            f"SELECT user_id, model_id, model_type, weighting_config, is_active FROM `{_RELATION}`"
-            f" WHERE user_id IN ({whole_list(batch)})"
-        )
-        found += [
-            (user_id, ModelRow(model_id, text_of(type_name), text_of(config), bool(whole(is_active))))
-            for user_id, model_id, type_name, config, is_active in rows
-        ]
-    return found
+    rows = await fetch_of_accounts(
+        connection, f"SELECT user_id, model_id, model_type, weighting_config, is_active FROM `{_RELATION}`", user_ids
+    )
+    return [
+        (user_id, ModelRow(model_id, text_of(type_name), text_of(config), bool(whole(is_active))))
+        for user_id, model_id, type_name, config, is_active in rows
+    ]
 
 
 async def read_accounts_with_models(connection: Connection, user_ids: Collection[int]) -> set[int]:
     """Those of the accounts that have any."""
-    found: set[int] = set()
-    for batch in in_batches(sorted(set(user_ids))):
-        rows = await connection.fetch(
-            f"SELECT DISTINCT user_id FROM `{_RELATION}` WHERE user_id IN ({whole_list(batch)})"
-        )
-        found |= {row[0] for row in rows}
-    return found
+    rows = await fetch_of_accounts(connection, f"SELECT DISTINCT user_id FROM `{_RELATION}`", user_ids)
+    return {row[0] for row in rows}
 
 
 async def read_active_models(connection: Connection) -> list[StoredModel]:

@@ -52,7 +52,7 @@ async def _try_to_take_over(
     async with database.transaction() as connection:
         before = await _before_taking_over(connection, topic_group, first.partition, now=now)
         if before.epoch == first.epoch:
-            before = replace(before, history_from=first.history_from)
+            before = replace(before, history_from=max(before.history_from, first.history_from))
         taken = replace(before, owner=first.owner)
         if not before.partition_count:
             taken = replace(taken, partition_count=first.partition_count, topic_ids=first.topic_ids)
@@ -65,9 +65,11 @@ async def _before_taking_over(
 ) -> PartitionProgress:
     """With the new epoch. The row is made if there is none."""
     found = await progress_rows.lock_partition(connection, topic_group, partition, now=now)
-    newest = found.newest_conversion
+    newest, history_from = found.newest_conversion, found.history_from
     if not found.partition_count:
         # Never taken: after a change of the partition count its keys may come from any other partition.
         rows = await progress_rows.read_progress(connection, topic_group)
         newest = max(row.newest_conversion for row in rows)
-    return replace(found, epoch=found.epoch + 1, newest_conversion=newest)
+        # Not of those that are taken for the first time beside it: their logs begin where they begin.
+        history_from = max([history_from, *(row.history_from for row in rows if row.epoch > 1)])
+    return replace(found, epoch=found.epoch + 1, newest_conversion=newest, history_from=history_from)

@@ -24,6 +24,7 @@ class RunKind(StrEnum):
     """Values of 202_stream_runs.kind."""
 
     REBUILD = "rebuild"
+    REPLAY = "replay"
 
 
 class RunState(StrEnum):

@@ -8,7 +8,7 @@ from stream.core.toggles import Switchboard, Toggle, ToggleScope
 from tables.sql.connections import Connection, Row
 from tables.sql.inserts import whole_list
 from tables.sql.models import text_of, whole
-from tables.sql.selects import in_batches
+from tables.sql.selects import fetch_of_accounts, in_batches
 
 _SETTINGS = "202_attribution_settings"
 _HISTORY = "202_stream_toggles"
@@ -65,29 +65,20 @@ def _setting_of(row: Row) -> StoredSetting:
 
 
 async def read_settings_rows(connection: Connection, user_ids: Collection[int]) -> list[StoredSetting]:
-    found: list[StoredSetting] = []
-    for batch in in_batches(sorted(set(user_ids))):
-        rows = await connection.fetch(
-            f"SELECT {_COLUMNS} FROM `{_SETTINGS}` WHERE user_id IN ({whole_list(batch)}) ORDER BY setting_id"
-        )
-        found += map(_setting_of, rows)
-    return found
+    rows = await fetch_of_accounts(connection, f"SELECT {_COLUMNS} FROM `{_SETTINGS}`", user_ids, order_by="setting_id")
+    return [_setting_of(row) for row in rows]
 
 
 async def read_history(connection: Connection, user_ids: Collection[int]) -> list[tuple[int, Toggle]]:
     """User id and entry."""
-    found = []
-    for batch in in_batches(sorted(set(user_ids))):
-        rows = await connection.fetch(
-            f"SELECT user_id, scope_type, scope_id, since, is_enabled FROM `{_HISTORY}`"
-            f" WHERE user_id IN ({whole_list(batch)})"
-        )
-        found += [
-            (user_id, Toggle(_SCOPES[scope], whole(scope_id) or 0, whole(since) or 0, bool(whole(is_enabled))))
-            for user_id, scope, scope_id, since, is_enabled in rows
-            if scope in _SCOPES
-        ]
-    return found
+    rows = await fetch_of_accounts(
+        connection, f"SELECT user_id, scope_type, scope_id, since, is_enabled FROM `{_HISTORY}`", user_ids
+    )
+    return [
+        (user_id, Toggle(_SCOPES[scope], whole(scope_id) or 0, whole(since) or 0, bool(whole(is_enabled))))
+        for user_id, scope, scope_id, since, is_enabled in rows
+        if scope in _SCOPES
+    ]
 
 
 async def read_toggles(connection: Connection, user_ids: Collection[int]) -> Mapping[int, Sequence[Toggle]]:

@@ -13,7 +13,6 @@ from stream.core.facts import Journey, Outcome, Touch, touch_of
 from stream.core.money import Units
 from tables.sql.database import open_database
 from tables.sql.facts import SqlFactStore, Writing
-from tables.sql.upgrade import upgrade_schema
 from tests.support import golden
 from tests.support.processes import Environment, Worker, cli, environment, remove_topics, succeed
 from tests.support.sql_examples import advance, click, conversion, journey
@@ -21,13 +20,6 @@ from tests.support.sql_examples import advance, click, conversion, journey
 OWNER = "a test"
 HOUR = 1_700_000_000 - 1_700_000_000 % 3600
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]\u202e\r\n"
-
-
-@pytest.fixture
-async def env(fresh_database: str, tmp_path: Path) -> Environment:
-    """Tables, and no broker: nothing here needs one."""
-    await upgrade_schema(fresh_database)
-    return environment("127.0.0.1:1", fresh_database, tmp_path, partitions=1)
 
 
 async def store(env: Environment, clicks: Sequence[Click], journeys: Sequence[Journey]) -> None:

@@ -29,20 +29,6 @@ WINDOW = ("--start", str(BASE), "--end", str(BASE + 4 * HOUR))
 SPAN = "2023-11-14T22:00:00Z to 2023-11-15T02:00:00Z"
 
 
-@pytest.fixture
-def env(fresh_database: str, tmp_path: Path) -> Environment:
-    """Tables, and no broker: a rebuild needs none."""
-    asyncio.run(upgrade_schema(fresh_database))
-    return environment("127.0.0.1:1", fresh_database, tmp_path, partitions=1)
-
-
-@pytest.fixture
-def sqlite_env(fresh_sqlite: str, tmp_path: Path) -> Environment:
-    """The same where the database makes no difference."""
-    asyncio.run(upgrade_schema(fresh_sqlite))
-    return environment("127.0.0.1:1", fresh_sqlite, tmp_path, partitions=1)
-
-
 def url_of(env: Environment) -> str:
     return env["TOUCHSTREAM_DATABASE_URL"]
 

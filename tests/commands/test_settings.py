@@ -1,23 +1,20 @@
 """`settings` as a person runs it, and times as they are written."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
 from stream.commands.times import parse_time
-from tables.sql.upgrade import upgrade_schema
-from tests.support.processes import Environment, cli, environment, succeed
+from tests.support.processes import Environment, cli, succeed
 from tests.support.rows import query
 
 
 @pytest.fixture
-async def env(fresh_sqlite: str, tmp_path: Path) -> Environment:
-    """Tables, and no broker: nothing here needs one. Both databases are tried where the store is tested."""
-    await upgrade_schema(fresh_sqlite)
-    return environment("127.0.0.1:1", fresh_sqlite, tmp_path, partitions=1)
+def env(sqlite_env: Environment) -> Environment:
+    """Both databases are tried where the store is tested."""
+    return sqlite_env
 
 
 def answer(env: Environment, *arguments: str) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def test_a_chunk_delivered_twice_repeats_its_effects_and_changes_nothing(drawn: 
         assert cluster.facts.journeys == stored
         conversions = {event.conv_id for event in chunk if isinstance(event, Conversion)}
         assert conversions <= {journey.conversion.conv_id for journey in again.journeys}
-        assert set(first.states) - first.unsettled <= set(again.states)
+        # What is restated because a sibling left its transaction has its state from before; nobody names it again.
+        restated = {journey.key for journey in first.journeys if journey.conversion.conv_id in first.restated}
+        assert set(first.states) - first.unsettled - restated <= set(again.states)
     cluster.check(events)
 
 

@@ -1,7 +1,8 @@
 """A cluster in memory, driven by a seed: real readers, intakes, handlers and states; twins for Kafka, Faust and SQL.
 
 Every draw decides what happens next: a chunk of any size, whole or broken off between two steps of the barrier, a lost
-reply of the database, state lost or evicted, and a worker that was replaced and still writes what it had in hand.
+reply of the database, state lost or evicted, a worker that was replaced and still writes what it had in hand, and
+another hand that stores what the log holds before any worker has come to it.
 """
 
 import random
@@ -25,6 +26,7 @@ from stream.engine.chunk import Chunk, SourceRecord
 from stream.engine.fetching import Fetched
 from stream.engine.start import LogPlace
 from stream.metrics import Metrics
+from stream.replay.storing import Scope, store_chunk
 from stream.wire.outgoing import OutgoingRecord
 from tables.cache import JourneyCache
 from tests.support.memory_store import MemoryDatabase, MemoryStore
@@ -32,6 +34,9 @@ from tests.support.oracle_events import Record
 
 TOPICS = ("clicks", "conversions")
 LOOKBACK = 30 * 86_400
+FAULTS = (
+    "lose_state", "lose_reply", "crash_sql", "crash_outputs", "crash_changelog", "zombie", "rebalance", "replay",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -163,12 +168,12 @@ class World:
         """The next chunk of a partition, perhaps with a fault."""
         fault = ""
         if self.chance.random() < fault_rate:
-            fault = self.chance.choice(
-                ("lose_state", "lose_reply", "crash_sql", "crash_outputs", "crash_changelog", "zombie", "rebalance")
-            )
+            fault = self.chance.choice(FAULTS)
             self.faults.append(fault)
         if fault == "rebalance":
             self.members.pop(number, None)
+        if fault == "replay":
+            await self._replay(number)
         member = self.members.get(number)
         if member is None:
             member = self.members[number] = Member(self, number)
@@ -186,11 +191,32 @@ class World:
             return
         await self._finish(member, chunk, stored, fault)
 
+    async def _replay(self, number: int) -> None:
+        """Another hand stores a stretch of the log, and may die before its records are out."""
+        names = TopicNames("clicks", "conversions", "journeys", len(self.partitions), 1)
+        reader = EventReader(clicks="clicks", conversions="conversions", partitions=len(self.partitions))
+        log = self.partitions[number]
+        found = [
+            reader(record)
+            for topic in TOPICS
+            for record in log.records[topic][self.chance.randrange(log.committed[topic] + 1) :]
+        ]
+        chunk = Chunk(number, 0, found[: self.chance.choice((1, 5, 50, 1000))], {})
+        store, scope = MemoryStore(self.database, "replay"), Scope(names, LOOKBACK)
+        try:
+            report = await store_chunk(store, scope, chunk, is_repeated=self.chance.random() < 0.3, place={})
+        except Unavailable:  # the worker of another partition is swapping counting conversions: that goes first
+            return
+        if self.chance.random() < 0.7:
+            self.deliver(report.records)
+
     async def _stored(self, member: Member, chunk: Chunk) -> Stored:
         for tries in range(50):
             try:
                 return await member.handler.store(chunk, is_repeated=tries > 0)
             except Unavailable:  # lost reply; or a winner's swap with another partition, which has to go on first
+                if self.chance.random() < 0.3:
+                    await self._replay(member.partition)
                 if tries > 3:
                     for number in range(len(self.partitions)):
                         if number != member.partition:

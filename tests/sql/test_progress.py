@@ -7,8 +7,9 @@ import pytest
 
 from stream.core.errors import Fenced
 from stream.core.progress import PartitionProgress, Passed
+from tables.sql import progress as progress_rows
 from tables.sql.database import Database
-from tables.sql.facts import SqlFactStore, list_progress, reset_progress
+from tables.sql.facts import JOURNEYS_GROUP, SqlFactStore, list_progress, reset_progress
 from tests.sql.conftest import NOW, StoreFactory
 from tests.support.sql_examples import advance, click
 
@@ -158,3 +159,111 @@ async def test_many_workers_taking_over_at_once_get_epochs_of_their_own(store_of
     stores = [store_of(f"worker-{number}") for number in range(6)]
     taken = await asyncio.gather(*(take_over(each, f"worker-{number}") for number, each in enumerate(stores)))
     assert sorted(each.epoch for each in taken) == [1, 2, 3, 4, 5, 6]
+
+
+# What another hand changes beside the owner
+
+
+async def change_outside(database: Database, *texts: str, partition: int = 0, **fields: object) -> None:
+    """`fields` are those of the row."""
+    async with database.transaction() as connection:
+        row = await progress_rows.lock_partition(connection, JOURNEYS_GROUP, partition, now=NOW)
+        changed = replace(row, unsettled_keys=texts, outside_changes=row.outside_changes + 1)
+        changed = replace(changed, **fields)  # type: ignore[arg-type]  # each test gives what the field takes
+        await progress_rows.note_outside_change(connection, JOURNEYS_GROUP, changed)
+
+
+async def passed(store: SqlFactStore, *, is_repeated: bool = False, **known: object) -> Passed:
+    async with store.transaction() as transaction:
+        telling = replace(advance(), **known)  # type: ignore[arg-type]  # as above
+        return await transaction.pass_fence(telling, after_failure=is_repeated)
+
+
+async def test_what_another_hand_changed_is_told_to_the_owner_until_it_knows(
+    store: SqlFactStore, database: Database
+) -> None:
+    await take_over(store)
+    await passed(store, newest_conversion=500)
+    await change_outside(database, "key a", "conversion 9", newest_conversion=700, history_from=300)
+    told = await passed(store, newest_conversion=600, drained_at=NOW)
+    assert told.unsettled == ("key a", "conversion 9")
+    assert told.changed is not None
+    assert (told.changed.newest_conversion, told.changed.history_from, told.changed.outside_changes) == (700, 300, 1)
+    (row,) = await store.progress()
+    assert (row.newest_conversion, row.unsettled_keys, row.drained_at) == (700, (), NOW)
+    # It may forget what it heard, as one does whose transaction fails; the keys are those that it leaves itself.
+    again = await passed(store)
+    assert (again.unsettled, again.changed) == ((), row)
+    assert await passed(store, outside_changes=1) == Passed()
+
+
+async def test_whoever_takes_over_knows_of_the_changes_before_it(store: SqlFactStore, database: Database) -> None:
+    await take_over(store)
+    await change_outside(database, "key a")
+    before = await take_over(store)
+    assert (before.outside_changes, before.unsettled_keys) == (1, ("key a",))
+    assert await passed(store, epoch=2, outside_changes=1) == Passed()
+
+
+async def test_a_change_from_outside_opens_the_fence_to_nobody_else(store_of: StoreFactory, database: Database) -> None:
+    zombie, owner = store_of("worker-1"), store_of("worker-2")
+    await take_over(zombie)
+    await take_over(owner, "worker-2")
+    await change_outside(database, "key a")
+    for epoch in (1, 2):
+        with pytest.raises(Fenced):
+            await passed(zombie, epoch=epoch, is_repeated=True)
+    with pytest.raises(Fenced):
+        await passed(owner, epoch=1)
+    assert (await passed(owner, epoch=2)).unsettled == ("key a",)
+
+
+async def test_after_a_lost_reply_the_change_from_outside_is_told_again(
+    store: SqlFactStore, database: Database
+) -> None:
+    await take_over(store)
+    await change_outside(database, "key a")
+    async with store.transaction() as transaction:
+        told = await transaction.pass_fence(advance(), after_failure=False)
+        await transaction.settle(0, told.unsettled)
+    again = await passed(store, is_repeated=True)
+    assert (again.unsettled, again.changed is not None) == (("key a",), True)
+
+
+async def test_a_partition_that_nobody_has_had_can_be_changed_from_outside(
+    store: SqlFactStore, database: Database
+) -> None:
+    await change_outside(database, "key a", partition=3, newest_conversion=700)
+    (row,) = await store.progress()
+    assert (row.partition, row.epoch, row.owner, row.partition_count) == (3, 0, "", 0)
+    before = await take_over(store, partition=3)
+    assert (before.epoch, before.unsettled_keys, before.newest_conversion) == (1, ("key a",), 700)
+
+
+async def test_history_begins_where_both_the_log_and_the_database_have_it(
+    store: SqlFactStore, database: Database
+) -> None:
+    """For a partition that nobody has had: from its log clicks may be gone, and from the database as well."""
+    for partition, (removed, log_begins) in enumerate([(300, 0), (0, 300), (300, 200)]):
+        await change_outside(database, partition=partition, history_from=removed)
+        before = await store.take_over(
+            partition, owner="worker-1", topic_ids=IDS, partition_count=4, history_from=log_begins
+        )
+        assert before.history_from == 300
+
+
+async def test_hands_that_change_a_partition_follow_one_another(store: SqlFactStore, database: Database) -> None:
+    await take_over(store)
+
+    async def change(number: int) -> None:
+        async with database.transaction() as connection:
+            row = await progress_rows.lock_partition(connection, JOURNEYS_GROUP, 0, now=NOW)
+            await asyncio.sleep(0)
+            texts = (*row.unsettled_keys, f"key {number}")
+            changed = replace(row, unsettled_keys=texts, outside_changes=row.outside_changes + 1)
+            await progress_rows.note_outside_change(connection, JOURNEYS_GROUP, changed)
+
+    await asyncio.gather(*map(change, range(6)))
+    told = await passed(store)
+    assert told.changed is not None
+    assert (told.changed.outside_changes, sorted(told.unsettled)) == (6, [f"key {number}" for number in range(6)])

@@ -1,7 +1,8 @@
 """The store in memory and the one in SQL are asked the same and answer the same: the simulation stands on that."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -12,10 +13,13 @@ from stream.core.events import Click, Conversion
 from stream.core.facts import EnteredNeed, HistoryNeed, Journey, Moment, Needs, Outcome, Touch
 from stream.core.keys import JourneyKey
 from stream.core.money import Units
-from stream.core.progress import Advance
+from stream.core.progress import Advance, PartitionProgress
+from stream.replay.ports import ReplayStore
 from stream.wire import limits
 from tables.sql.database import Database
-from tests.sql.conftest import StoreFactory
+from tables.sql.facts import Writing
+from tables.sql.replays import SqlReplayStore
+from tests.sql.conftest import NOW, StoreFactory
 from tests.support.memory_store import MemoryDatabase, MemoryStore
 
 _Value = TypeVar("_Value")
@@ -110,10 +114,25 @@ class Draw:
             histories=sorted(histories),
         )
 
-    def advance(self, epoch: int) -> Advance:
+    def advance(self, epoch: int, known: Mapping[int, int]) -> Advance:
+        """`known`: changes from outside by partition; sometimes all were forgotten."""
         offsets = {self.one(("clicks", "conversions")): self.one((0, limits.BIGINT))}
         drained_at = self.one((None, *TIMES))
-        return Advance(self.one((0, 0, 0, 1)), epoch, offsets, self.one(TIMES), self.one(TIMES), drained_at)
+        partition = self.one((0, 0, 0, 1))
+        changes = self.one((0, known[partition], known[partition]))
+        return Advance(partition, epoch, offsets, self.one(TIMES), self.one(TIMES), drained_at, changes)
+
+    def changed(self, row: PartitionProgress) -> PartitionProgress:
+        """As another hand leaves it."""
+        texts = [f"key {text}" for text in self.some(self.texts)]
+        newest, history_from = self.one(TIMES), self.one(TIMES)
+        return replace(
+            row,
+            unsettled_keys=[*row.unsettled_keys, *texts],
+            newest_conversion=max(row.newest_conversion, newest),
+            history_from=max(row.history_from, history_from),
+            outside_changes=row.outside_changes + 1,
+        )
 
 
 class Left(Exception):
@@ -125,11 +144,17 @@ def leave(is_left: bool) -> None:  # noqa: FBT001
         raise Left
 
 
-async def answers(store: FactStore, seed: int) -> list[object]:
-    """What the store said to some transactions and reads; the seed alone decides what it is asked."""
+async def answers(store: FactStore, others: ReplayStore, seed: int) -> list[object]:
+    """What the store said to some transactions and reads, with other hands between; the seed alone decides all that."""
     draw, said = Draw(seed), list[object]()
     epochs = 0
+    known = {0: 0, 1: 0}  # changes from outside, by partition
     for _ in range(12):
+        if draw.chance.random() < 0.3:
+            async with others.transaction() as hand:
+                row = await hand.lock_partition(draw.one((0, 0, 1)))
+                said.append(row)
+                await hand.note_outside_change(draw.changed(row))
         if draw.chance.random() < 0.3:
             ids = {"clicks": draw.one(("a", "b"))}
             taken = await store.take_over(
@@ -137,10 +162,11 @@ async def answers(store: FactStore, seed: int) -> list[object]:
             )
             said.append(taken)
             epochs = max(epochs, taken.epoch)
+            known[taken.partition] = taken.outside_changes
         plan = random.Random(draw.chance.random())
         try:
             async with store.transaction() as transaction:
-                await transacted(transaction, draw, epochs, said)
+                await transacted(transaction, draw, draw.advance(epochs, known), said)
                 leave(plan.random() < 0.15)
         except (Fenced, Unavailable) as error:
             said.append("fenced" if isinstance(error, Fenced) else "in the way")
@@ -151,16 +177,17 @@ async def answers(store: FactStore, seed: int) -> list[object]:
     return said
 
 
-async def transacted(transaction: FactTransaction, draw: Draw, epoch: int, said: list[object]) -> None:
+async def transacted(transaction: FactTransaction, draw: Draw, advance: Advance, said: list[object]) -> None:
     # Everything is drawn before anything can fail, so that both stores are asked the same afterwards.
-    advance, is_repeated = draw.advance(epoch), draw.one((False, True))
+    is_repeated = draw.one((False, True))
     claimed = [draw.click(click_id) for click_id in draw.some(CLICK_IDS)]
     chosen = draw.chance.random()
     needs = draw.needs()
     journeys = [draw.journey(conv_id) for conv_id in draw.some(CONV_IDS)]
     displaced = set(draw.some(CONV_IDS)) - {journey.conversion.conv_id for journey in journeys}
     unsettled = [f"key {text}" for text in draw.some(draw.texts)]
-    said.append([*(await transaction.pass_fence(advance, after_failure=is_repeated)).unsettled])
+    passed = await transaction.pass_fence(advance, after_failure=is_repeated)
+    said.append([*passed.unsettled, passed.changed])
     stored = await transaction.claim_clicks(claimed)
     said.append(dict(stored))
     replacing = [each for each in claimed if each.click_id in stored and chosen < 0.7]
@@ -175,8 +202,10 @@ async def transacted(transaction: FactTransaction, draw: Draw, epoch: int, said:
 @pytest.mark.parametrize("seed", range(25))
 async def test_both_stores_answer_the_same(seed: int, database: Database, store_of: StoreFactory) -> None:
     memory = MemoryDatabase()
-    wanted = await answers(MemoryStore(memory, OWNER), seed)
-    assert await answers(store_of(OWNER), seed) == wanted
+    wanted = await answers(MemoryStore(memory, OWNER), MemoryStore(memory, "another"), seed)
+    writing = Writing(owner="another", writes_conversion_logs=True, clock=lambda: NOW)
+    others = SqlReplayStore(database, writing, run_id=0)
+    assert await answers(store_of(OWNER), others, seed) == wanted
     async with database.reading() as connection:
         logs = await connection.fetch("SELECT conv_id, click_id, transaction_id FROM `202_conversion_logs`")
         touches = await connection.fetch(

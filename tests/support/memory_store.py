@@ -26,6 +26,23 @@ class MemoryDatabase:
     def copy(self) -> "MemoryDatabase":
         return MemoryDatabase(self.facts.copy(), dict(self.progress), dict(self.logs))
 
+    def partition(self, partition: int) -> PartitionProgress:
+        """Of one that nobody has taken, the keys may come from any other one."""
+        row = self.progress.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, 0, ())
+        if row.partition_count:
+            return row
+        return replace(row, newest_conversion=max([0, *(each.newest_conversion for each in self.progress.values())]))
+
+    def note_outside_change(self, changed: PartitionProgress) -> None:
+        """The row as another hand leaves it: all but what its owner alone moves."""
+        self.progress[changed.partition] = replace(
+            self.partition(changed.partition),
+            unsettled_keys=tuple(changed.unsettled_keys),
+            newest_conversion=changed.newest_conversion,
+            history_from=changed.history_from,
+            outside_changes=changed.outside_changes,
+        )
+
 
 class MemoryTransaction:
     def __init__(self, database: MemoryDatabase, owner: str) -> None:
@@ -78,6 +95,21 @@ class MemoryTransaction:
         row = self._database.progress[partition]
         self._database.progress[partition] = replace(row, unsettled_keys=tuple(unsettled_keys))
 
+    # What a replay does; see `stream.replay.ports`
+
+    async def lock_partition(self, partition: int) -> PartitionProgress:
+        return self._database.partition(partition)
+
+    async def note_outside_change(self, changed: PartitionProgress) -> None:
+        self._database.note_outside_change(changed)
+
+    async def ill_shown(self, journeys: Sequence[Journey]) -> Collection[int]:
+        """Nobody else writes here."""
+        return ()
+
+    async def note_place(self, partition: int, place: Mapping[str, object]) -> None:
+        """Whoever goes on here is the one that was there."""
+
 
 class MemoryStore:
     """One worker's view of the database."""
@@ -105,16 +137,17 @@ class MemoryStore:
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
-        rows = self._database.progress
-        before = rows.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
+        before = self._database.partition(partition)
         before = replace(before, epoch=before.epoch + 1)
         if not before.partition_count:
-            newest = max((row.newest_conversion for row in rows.values()), default=0)
-            before = replace(before, newest_conversion=newest)
+            begins = [row.history_from for row in self._database.progress.values() if row.epoch > 1]
+            before = replace(before, history_from=max([before.history_from, *begins]))
+        if before.epoch == 1:
+            before = replace(before, history_from=max(before.history_from, history_from))
         taken = replace(before, owner=owner)
         if not before.partition_count:
             taken = replace(taken, topic_ids=topic_ids, partition_count=partition_count)
-        rows[partition] = taken
+        self._database.progress[partition] = taken
         return before
 
     async def progress(self) -> Sequence[PartitionProgress]:

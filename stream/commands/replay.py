@@ -1,0 +1,259 @@
+"""`replay` (alias `backfill`): a range of the log once more, its facts stored and its journeys computed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import click
+
+from stream.agents.topic_names import topic_names
+from stream.clock import unix_now
+from stream.commands.authorship import MOST_USERS
+from stream.commands.rebuild import until_stopped
+from stream.commands.rebuilding import LEASE_S, RENEWAL_S, patiently
+from stream.commands.replay_plan import DAY_SECONDS, Plan, Wish, check_reach, gaps, make_plan, plan_lines
+from stream.commands.replay_processes import work_in_processes
+from stream.commands.replay_report import Telling
+from stream.commands.replay_work import PATIENCE_S, Job, work
+from stream.commands.showing import utc
+from stream.commands.times import TimeType
+from stream.commands.verify import verify
+from stream.config import Settings, read_settings
+from stream.core.errors import StreamError, Unavailable
+from tables.sql.database import Database, open_database
+from tables.sql.facts import list_progress
+from tables.sql.rebuild_ranges import has_conversions_from, unknown_accounts
+from tables.sql.replay_runs import ReplayRun, claim_replay, end_replay, find_replay, renew_replay
+from tables.sql.replays import count_conversions, raise_history
+from tables.sql.runs import RunState
+
+_DEFAULT_DAYS = 30
+_PATIENCE_S = 10.0  # before anything is begun
+
+
+class ReplayFailed(StreamError):
+    """At least one conversion was not replayed, or all was broken off."""
+
+
+async def replay(
+    settings: Settings, wish: Wish, *, resumed: int | None, is_dry: bool, is_json: bool, is_verifying: bool = False
+) -> None:
+    """Raises click.UsageError before anything is begun, ReplayFailed where something was left undone."""
+    database = open_database(settings.database_url)
+    try:
+        if resumed is not None:
+            wish = await _wish_of_run(database, resumed, wish)
+        await patiently(lambda: _check_wish(database, wish), limit=_PATIENCE_S)
+        if is_verifying:
+            await verify(settings, database, wish, is_json=is_json)
+            return
+        plan = await make_plan(settings, wish, topic_names(settings))
+        rows = {row.partition: row for row in await list_progress(database)}
+        check_reach(settings, wish, plan, rows)
+        if is_dry:
+            await _show_plan(database, wish, plan, is_json=is_json)
+            return
+        run = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
+        with Telling(wish, is_silent=is_json) as telling:
+            telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
+            async with _kept(database, run):
+                await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
+                await _rounds(settings, wish, plan, run=run, telling=telling, database=database)
+        if is_json:
+            click.echo(json.dumps(telling.as_json(run.run_id)))
+        telling.ended()
+        if telling.errors:
+            raise ReplayFailed(f"{len(telling.errors):,} conversions failed", hint="they are named above")
+    finally:
+        await database.close()
+
+
+async def _rounds(
+    settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
+) -> None:
+    """All facts before the first journey: a conversion may rest on a click in another partition."""
+    telling.begin_round("records", plan.records)
+    await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
+    conversions = await patiently(
+        lambda: count_conversions(database, wish.users, start=wish.start, end=wish.end), limit=PATIENCE_S
+    )
+    telling.begin_round("conversions", conversions)
+    await _round(settings, _jobs(wish, plan, run, is_facts=False), telling)
+
+
+async def _round(settings: Settings, jobs: Sequence[Job], telling: Telling) -> None:
+    if len(jobs) == 1:
+        await work(settings, jobs[0], telling)
+    else:
+        await work_in_processes(jobs, telling)
+
+
+def _jobs(wish: Wish, plan: Plan, run: ReplayRun, *, is_facts: bool) -> Sequence[Job]:
+    """The partitions in turn to each of the processes."""
+    shares = [plan.ranges[number :: wish.workers] for number in range(wish.workers)]
+    return [
+        Job(
+            run.run_id,
+            is_facts,
+            wish.users,
+            wish.start,
+            wish.end,
+            wish.batch_size,
+            [part.partition for part in share],
+            [part.starts for part in share],
+            [part.ends for part in share],
+        )
+        for share in shares
+        if share
+    ]
+
+
+async def _wish_of_run(database: Database, run_id: int, wish: Wish) -> Wish:
+    async with database.reading() as connection:
+        run = await find_replay(connection, run_id=run_id)
+    if run is None:
+        raise click.UsageError(f"there is no replay {run_id}")
+    if run.state is RunState.FINISHED:
+        raise click.UsageError(f"replay {run_id} has finished: nothing is left to resume")
+    return wish.of(run.arguments)
+
+
+async def _check_wish(database: Database, wish: Wish) -> None:
+    async with database.reading() as connection:
+        if wish.start > _now() and not await has_conversions_from(connection, wish.start):
+            raise click.UsageError(
+                f"the range lies in the future: it begins at {utc(wish.start)}, and no conversion is as late as that"
+            )
+        unknown = await unknown_accounts(connection, wish.users)
+    if unknown:
+        ids = ", ".join(map(str, unknown))
+        raise click.UsageError(f"unknown user {ids}: neither users, clicks, conversions nor models name it")
+
+
+async def _show_plan(database: Database, wish: Wish, plan: Plan, *, is_json: bool) -> None:
+    conversions = await count_conversions(database, wish.users, start=wish.start, end=wish.end)
+    if is_json:
+        click.echo(json.dumps({"ok": True, "records": plan.records, "conversions": conversions}))
+        return
+    for line in plan_lines(wish, plan, conversions):
+        click.echo(line)
+
+
+async def _claim(database: Database, wish: Wish, resumed: int | None) -> ReplayRun:
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    async with database.transaction() as connection:
+        run, is_resumed = await claim_replay(
+            connection, wish.arguments(), owner=owner, now=_now(), lease=LEASE_S, resumed=resumed
+        )
+    if run.owner != owner:
+        raise ReplayFailed(
+            f"replay {run.run_id} of this range is at work ({run.owner})",
+            hint=f"wait for its end; if it was killed, its lease ends at {utc(run.lease_until)}",
+        )
+    if is_resumed:
+        click.echo(f"going on with replay {run.run_id}, which was broken off", err=True)
+    return run
+
+
+@contextlib.asynccontextmanager
+async def _kept(database: Database, run: ReplayRun) -> AsyncIterator[None]:
+    """The run is ours until this is left; then it has finished, or failed."""
+    working = asyncio.current_task()
+    keeper = asyncio.create_task(_keep(database, run, working))
+    state, error = RunState.FAILED, ""
+    try:
+        yield
+        state = RunState.FINISHED
+    except BaseException as failure:
+        error = "stopped" if isinstance(failure, asyncio.CancelledError) else str(failure) or type(failure).__name__
+        raise
+    finally:
+        keeper.cancel()
+        with contextlib.suppress(Unavailable):
+            async with database.transaction() as connection:
+                await end_replay(connection, run, state, now=_now(), error=error)
+
+
+async def _keep(database: Database, run: ReplayRun, working: "asyncio.Task[object] | None") -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_S)
+        with contextlib.suppress(Unavailable):
+            async with database.transaction() as connection:
+                is_ours = await renew_replay(connection, run, now=_now(), lease=LEASE_S)
+            if not is_ours and working is not None:
+                working.cancel()
+
+
+def _now() -> int:
+    return int(unix_now())
+
+
+def _wish_of(
+    *,
+    users: tuple[int, ...],
+    start: int | None,
+    end: int | None,
+    **others: Any,  # noqa: ANN401
+) -> Wish:
+    """Raises click.UsageError."""
+    end = _now() if end is None else end
+    start = max(0, end - _DEFAULT_DAYS * DAY_SECONDS) if start is None else start
+    if start > end:
+        raise click.UsageError(f"--start {utc(start)} is after --end {utc(end)}")
+    return Wish(users=tuple(sorted(set(users))), start=start, end=end, **others)
+
+
+@click.command(name="replay")
+@click.option(
+    "--user", "users", type=click.IntRange(1, MOST_USERS), multiple=True, help="Only this account; may be repeated."
+)
+@click.option("--start", type=TimeType(), help="Unix seconds or ISO 8601; default: 30 days before --end.")
+@click.option("--end", type=TimeType(), help="Likewise, included; default: now.")
+@click.option("--batch-size", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Conversions.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, by partition.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read and computed.")
+@click.option("--verify", "is_verifying", is_flag=True, help="Write nothing: compare the log with SQL, row by row.")
+@click.option("--resume", "resumed", type=click.IntRange(1), metavar="RUN", help="Go on with this broken-off replay.")
+@click.option(
+    "--allow-incomplete",
+    "is_incomplete_allowed",
+    is_flag=True,
+    help="Also where the log begins too late: flag such journeys.",
+)
+@click.option("--json", "is_json", is_flag=True, help="One JSON object, see above.")
+def command(
+    *,
+    resumed: int | None,
+    is_dry: bool,
+    is_json: bool,
+    is_verifying: bool,
+    **asked: Any,  # noqa: ANN401
+) -> None:
+    """Read a range of the log again: store the facts it finds, and compute all journeys of [START, END] once more.
+
+    Safe beside workers and other replays, and repeating it changes nothing. One that was stopped or killed goes on
+    where it was when the same command is given again. Purged journeys come back; hours follow by themselves.
+
+    \b
+    JSON: ok, run_id, start, end, users [id], records, new_clicks, new_conversions, revised, unreadable, refused,
+      conversions, touchpoints, written, errors [{conv_id, error}]
+
+    \b
+    JSON of --verify: ok, start, end, users [id], behind, certificate {digest, days [{day, user_id, digest,
+      touchpoints, snapshots, credits}]}, differences, first [{what, key, expected, found}],
+      unverified_conversions, outdated_hours
+    """
+    if is_verifying and (is_dry or resumed is not None):
+        raise click.UsageError("--verify goes with neither --dry-run nor --resume")
+    if resumed is not None and (asked["users"] or asked["start"] is not None or asked["end"] is not None):
+        raise click.UsageError("--resume has the users and the range of its run")
+    wish = _wish_of(**asked)
+    work = replay(read_settings(), wish, resumed=resumed, is_dry=is_dry, is_json=is_json, is_verifying=is_verifying)
+    if not until_stopped(work):
+        hint = "the same command begins anew" if is_verifying else "the same command goes on where it was"
+        raise ReplayFailed("stopped", hint=hint)

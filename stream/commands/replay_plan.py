@@ -1,0 +1,155 @@
+"""What would a replay read, and may it? From Kafka's offsets and from what SQL says of each partition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream.agents.outputs import TopicNames
+from stream.clock import unix_now
+from stream.commands.log_access import broker_errors, partition_counts, reading_log
+from stream.commands.showing import length, utc
+from stream.config import Settings
+from stream.core.errors import StartRefused
+from stream.core.progress import PartitionProgress
+from stream.replay.log_range import LogRange
+from stream.topics import DAY_MS, EARLY_DAYS
+
+DAY_SECONDS = DAY_MS // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What was asked for. Both ends of [start, end] are included; unix seconds."""
+
+    users: tuple[int, ...]  # ascending; none: all
+    start: int
+    end: int
+    batch_size: int = 500
+    workers: int = 1
+    is_incomplete_allowed: bool = False
+
+    def arguments(self) -> dict[str, object]:
+        """By which a run that was broken off is known again."""
+        return {
+            "users": list(self.users),
+            "start": self.start,
+            "end": self.end,
+            "allow_incomplete": self.is_incomplete_allowed,
+        }
+
+    def of(self, arguments: Mapping[str, object]) -> "Wish":
+        """The same, but for what `arguments` of another run say."""
+        users, start, end = arguments["users"], arguments["start"], arguments["end"]
+        assert isinstance(users, list)
+        assert isinstance(start, int)
+        assert isinstance(end, int)
+        is_allowed = bool(arguments["allow_incomplete"])
+        return replace(self, users=tuple(users), start=start, end=end, is_incomplete_allowed=is_allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Of each partition, what is to be read."""
+
+    ranges: Sequence[LogRange]
+    # By partition whose log lacks records that were there:
+    begins_at: Mapping[int, int]  # from when on it has them all
+    begins: Mapping[int, Mapping[str, int]]  # first offset that is left, by topic
+
+    @property
+    def records(self) -> int:
+        return sum(part.records for part in self.ranges)
+
+
+async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
+    """Raises StartRefused if topics and settings do not fit, Unavailable if there is no broker."""
+    counts = await partition_counts(settings, [names.clicks, names.conversions])
+    for topic, count in counts.items():
+        if count != names.partitions:
+            raise StartRefused(
+                f'topic "{topic}" has {count} partitions, expected {names.partitions}',
+                hint=f"set TOUCHSTREAM_PARTITIONS={count} for all commands and workers",
+            )
+    topics = (names.clicks, names.conversions)
+    places = [TopicPartition(topic, number) for topic in topics for number in range(names.partitions)]
+    async with reading_log(settings) as consumer:
+        with broker_errors(settings):
+            begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            starts = await _starts(consumer, settings, wish, places)
+            left = await _first_left(consumer, [place for place in places if begins[place] > 0])
+    ranges = []
+    for number in range(names.partitions):
+        own = {place.topic: place for place in places if place.partition == number}
+        until = {topic: ends[place] for topic, place in own.items()}
+        since = {topic: starts.get(place, ends[place]) for topic, place in own.items()}
+        ranges.append(LogRange(number, since, until))
+    begins_at: dict[int, int] = {}
+    for place, time in left.items():
+        begins_at[place.partition] = max(time, begins_at.get(place.partition, 0))
+    first_left = {number: {topic: begins[TopicPartition(topic, number)] for topic in topics} for number in begins_at}
+    return Plan(ranges, begins_at, first_left)
+
+
+async def _starts(
+    consumer: AIOKafkaConsumer, settings: Settings, wish: Wish, places: Sequence[TopicPartition]
+) -> Mapping[TopicPartition, int]:
+    """First offsets that may hold an event of the lookback: one may be stored 31 days before its time."""
+    early = max(0, wish.start - (settings.lookback_days + EARLY_DAYS) * DAY_SECONDS)
+    found = await consumer.offsets_for_times(dict.fromkeys(places, early * 1000))
+    return {place: found[place].offset for place in places if found.get(place)}
+
+
+async def _first_left(consumer: AIOKafkaConsumer, removed: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Append time of the first record that is left; where none is, the time of now, for all of it is gone."""
+    if not removed:
+        return {}
+    found = await consumer.offsets_for_times(dict.fromkeys(removed, 0))
+    return {place: found[place].timestamp // 1000 if found.get(place) else int(unix_now()) for place in removed}
+
+
+def gaps(plan: Plan, rows: Mapping[int, PartitionProgress]) -> dict[int, int]:
+    """By partition with records that were removed before anybody stored them: from when on the log has them all."""
+    return {
+        partition: begins_at
+        for partition, begins_at in sorted(plan.begins_at.items())
+        if not _has_stored(rows.get(partition), plan.begins[partition])
+    }
+
+
+def _has_stored(row: PartitionProgress | None, begins: Mapping[str, int]) -> bool:
+    """All that the log lacks, from `history_from` on. Of a partition that was reset only its past owner could tell."""
+    if row is None or not row.epoch:
+        return False
+    return all(row.next_offsets.get(topic, offset) >= offset for topic, offset in begins.items())
+
+
+def check_reach(settings: Settings, wish: Wish, plan: Plan, rows: Mapping[int, PartitionProgress]) -> None:
+    """Raises StartRefused, naming the gap, where neither log nor SQL reaches back to the lookback of the range."""
+    if wish.is_incomplete_allowed:
+        return
+    needed = max(0, wish.start - settings.lookback_days * DAY_SECONDS)
+    never_stored = gaps(plan, rows)
+    for partition, begins_at in sorted(plan.begins_at.items()):
+        whole_from = begins_at if partition in never_stored else min(begins_at, rows[partition].history_from)
+        if whole_from > needed:
+            raise StartRefused(
+                f"partition {partition}: the log begins at {utc(whole_from)}, but journeys of this range may need"
+                f" clicks from {utc(needed)} on: {length(whole_from - needed)} are missing",
+                hint="--allow-incomplete computes what is left and flags the journeys; --start later needs less",
+            )
+
+
+def plan_lines(wish: Wish, plan: Plan, conversions: int) -> Sequence[str]:
+    """What --dry-run shows."""
+    whose = f"users {', '.join(map(str, wish.users))}" if wish.users else "all users"
+    parts = [part for part in plan.ranges if part.records]
+    return [
+        f"conversions from {utc(wish.start)} to {utc(wish.end)}, both included, of {whose}",
+        *(
+            f"partition {part.partition}: "
+            + ", ".join(f"{topic} {start:,} to {part.ends[topic]:,}" for topic, start in part.starts.items())
+            for part in parts
+        ),
+        f"{plan.records:,} records to read from {len(parts)} partitions, {conversions:,} stored conversions to compute",
+    ]

@@ -1,0 +1,299 @@
+"""What one process of a replay does: some partitions, first their facts, in a second round their journeys."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from aiokafka.errors import KafkaError
+
+from stream.agents.caching import journey_cache
+from stream.agents.reading import EventReader
+from stream.agents.topic_names import topic_names
+from stream.clock import unix_now
+from stream.commands.log_access import broker_errors, reading_log, writing
+from stream.commands.rebuilding import patiently
+from stream.commands.replay_plan import DAY_SECONDS
+from stream.config import Settings
+from stream.core.errors import RefusedByDatabase, Unavailable
+from stream.core.keys import partition_of
+from stream.engine.chunk import Chunk
+from stream.replay.computing import BatchReport, Named, compute_batch
+from stream.replay.log_range import LogRange, read_range
+from stream.replay.storing import ChunkReport, Scope, store_chunk
+from tables.cache import JourneyCache
+from tables.sql.database import open_database
+from tables.sql.facts import Writing
+from tables.sql.replays import FoundConversion, InKeyOrder, SqlReplayStore
+
+PATIENCE_S = 60.0
+_PAGE_BATCHES = 4
+_NOTED_EVERY_CHUNKS = 25
+
+_Result = TypeVar("_Result")
+
+
+class Job(NamedTuple):
+    """Of one process, in one round; goes to it as JSON."""
+
+    run_id: int
+    is_facts: bool  # else journeys
+    users: Sequence[int]
+    start: int
+    end: int
+    batch_size: int
+    partitions: Sequence[int]
+    starts: Sequence[Mapping[str, int]]  # by place in `partitions`
+    ends: Sequence[Mapping[str, int]]
+
+    def ranges(self) -> Sequence[LogRange]:
+        return [
+            LogRange(partition, starts, ends)
+            for partition, starts, ends in zip(self.partitions, self.starts, self.ends, strict=True)
+        ]
+
+
+class Teller:
+    """Whoever hears of the work: this process's own terminal, or the one that started it."""
+
+    def counted(self, counts: Mapping[str, int]) -> None:
+        """More of each."""
+
+    def failed(self, conv_id: int, reason: str) -> None:
+        """A conversion that the database refuses; the others go on."""
+
+
+async def work(settings: Settings, job: Job, teller: Teller) -> None:
+    """Returns once all is stored and published. Raises Unavailable after a minute without database or broker."""
+    names = topic_names(settings)
+    scope = Scope(names, settings.lookback_days * DAY_SECONDS, frozenset(job.users))
+    database = open_database(settings.database_url)
+    writes = Writing(
+        owner="replay",
+        writes_conversion_logs=settings.conversion_logs == "own",
+        clock=lambda: int(unix_now()),
+    )
+    cache = journey_cache(settings)
+    try:
+        async with writing(settings, [names.journeys, names.conversions]) as writer:
+            store = SqlReplayStore(database, writes, run_id=job.run_id)
+            await work_on(settings, job, scope, store=store, writer=writer, cache=cache, teller=teller)
+    finally:
+        await cache.close()
+        await database.close()
+
+
+class Sender(Protocol):
+    """Where the records of changed journeys go."""
+
+    async def send(self, records: Sequence[Any]) -> None: ...
+
+
+async def work_on(
+    settings: Settings,
+    job: Job,
+    scope: Scope,
+    *,
+    store: SqlReplayStore,
+    writer: Sender,
+    cache: JourneyCache,
+    teller: Teller,
+) -> None:
+    """The partitions of a job, one after the other."""
+    doing = _Doing(settings, job, scope, store=store, writer=writer, cache=cache, teller=teller)
+    for part in job.ranges():
+        await (doing.store_facts(part) if job.is_facts else doing.compute_journeys(part.partition))
+
+
+class _Doing:
+    def __init__(
+        self,
+        settings: Settings,
+        job: Job,
+        scope: Scope,
+        *,
+        store: SqlReplayStore,
+        writer: Sender,
+        cache: JourneyCache,
+        teller: Teller,
+    ) -> None:
+        self._settings = settings
+        self._job = job
+        self._scope = scope
+        self._store = store
+        self._writer = writer
+        self._cache = cache
+        self._teller = teller
+
+    async def _patiently(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        return await patiently(work, limit=PATIENCE_S)
+
+    # Facts
+
+    async def store_facts(self, part: LogRange) -> None:
+        """From where a run before us has come to."""
+        noted = await self._patiently(lambda: self._store.read_place(part.partition))
+        offsets: dict[str, int] = dict(part.starts)
+        if noted.get("phase") == "facts":
+            offsets |= _offsets(noted["offsets"])
+        elif noted:
+            return  # a round further already
+        repeated_to = _offsets(noted.get("stored_to"))
+        chunks_done = 0
+        async for chunk in self._chunks(part, offsets):
+            is_repeated = any(offsets[topic] < repeated_to.get(topic, 0) for topic in offsets)
+            place = {"phase": "facts", "offsets": dict(offsets), "stored_to": dict(chunk.next_offsets)}
+            await self._store_chunk(chunk, is_repeated=is_repeated, place=place)
+            offsets |= chunk.next_offsets
+            chunks_done += 1
+            if chunks_done % _NOTED_EVERY_CHUNKS == 0 and not is_repeated:
+                await self._note(part.partition, {"phase": "facts", "offsets": dict(offsets)})
+        await self._note(part.partition, {"phase": "journeys"})
+
+    async def _chunks(self, part: LogRange, offsets: Mapping[str, int]) -> AsyncIterator[Chunk]:
+        """Begins again behind the last chunk where the broker went away for a while."""
+        names = self._scope.names
+        read = EventReader(clicks=names.clicks, conversions=names.conversions, partitions=names.partitions)
+        deadline: float | None = None
+        now = asyncio.get_running_loop().time
+        while (rest := LogRange(part.partition, dict(offsets), part.ends)).records:
+            try:
+                async with reading_log(self._settings) as consumer:
+                    async for chunk in read_range(consumer, rest, read):
+                        yield chunk
+                        deadline = None
+            except (KafkaError, OSError, Unavailable):
+                deadline = deadline or now() + PATIENCE_S
+                if now() >= deadline:
+                    with broker_errors(self._settings):
+                        raise
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    async def _store_chunk(self, chunk: Chunk, *, is_repeated: bool, place: Mapping[str, object]) -> None:
+        tried = Counter[str]()
+
+        async def attempt() -> ChunkReport:
+            # A try that failed may have been stored all the same: its reply was lost, or the look that follows it.
+            again = is_repeated or bool(tried["tries"])
+            tried["tries"] += 1
+            return await store_chunk(self._store, self._scope, chunk, is_repeated=again, place=place)
+
+        try:
+            report = await self._patiently(attempt)
+        except RefusedByDatabase:
+            if len(chunk.arrivals) == 1:
+                self._teller.counted({"records": 1, "refused": 1})
+                return
+            for half in chunk.halves():
+                await self._store_chunk(half, is_repeated=is_repeated, place=place)
+            return
+        await self._publish(report.records, report.conversions)
+        self._teller.counted({"records": len(chunk.arrivals), **report.counts})
+
+    # Journeys
+
+    async def compute_journeys(self, partition: int) -> None:
+        """In the order of keys, from where a run before us has come to."""
+        noted = await self._patiently(lambda: self._store.read_place(partition))
+        if noted.get("phase") == "done":
+            return
+        after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
+        async for batch in self._batches(partition, after):
+            first, last = batch[0].place, batch[-1].place
+            place = {"phase": "journeys", "after": after and list(after), "computed_to": list(last)}
+            is_repeated = repeated_to is not None and first <= repeated_to
+            await self._compute(
+                [Named(each.place.conv_id, each.click_id) for each in batch],
+                partition,
+                is_repeated=is_repeated,
+                place=place,
+            )
+            after = last
+        await self._note(partition, {"phase": "done"})
+
+    async def _batches(self, partition: int, after: InKeyOrder | None) -> AsyncIterator[Sequence[FoundConversion]]:
+        job, partitions = self._job, self._scope.names.partitions
+        waiting: list[FoundConversion] = []
+        for user_id, campaign_id in await self._patiently(self._store.read_campaigns):
+            if job.users and user_id not in job.users:
+                continue
+            if partition_of(user_id, campaign_id, partitions) != partition:
+                continue
+            begin = InKeyOrder(user_id, campaign_id, "", 0, 0)
+            if after is not None and (user_id, campaign_id) <= after[:2]:
+                if (user_id, campaign_id) < after[:2]:
+                    continue
+                begin = after
+            async for page in self._pages(begin):
+                waiting += page
+                while len(waiting) >= job.batch_size:
+                    yield waiting[: job.batch_size]
+                    del waiting[: job.batch_size]
+        if waiting:
+            yield waiting
+
+    async def _pages(self, begin: InKeyOrder) -> AsyncIterator[Sequence[FoundConversion]]:
+        job, place = self._job, begin
+        limit = _PAGE_BATCHES * job.batch_size
+        while True:
+
+            async def read(place: InKeyOrder = place) -> Sequence[FoundConversion]:
+                return await self._store.read_page(place, start=job.start, end=job.end, limit=limit)
+
+            page = await self._patiently(read)
+            yield page
+            if len(page) < limit:
+                return
+            place = page[-1].place
+
+    async def _compute(
+        self, batch: Sequence[Named], partition: int, *, is_repeated: bool, place: Mapping[str, object]
+    ) -> None:
+        tried = Counter[str]()
+
+        async def attempt() -> BatchReport:
+            tried["tries"] += 1
+            return await compute_batch(self._store, self._scope, partition, batch, place=place)
+
+        try:
+            report = await self._patiently(attempt)
+        except RefusedByDatabase as error:
+            if len(batch) == 1:
+                self._teller.failed(batch[0].conv_id, str(error))
+                return
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._compute(half, partition, is_repeated=is_repeated, place=place)
+            return
+        # What a try before this one may have written stands right now.
+        is_certain = tried["tries"] == 1 and not is_repeated
+        await self._publish(report.records, report.written if is_certain else [each.conv_id for each in batch])
+        counts = {
+            "conversions": report.conversions,
+            "touchpoints": report.touchpoints,
+            "written": len(report.written),
+        }
+        self._teller.counted(counts)
+
+    # Both
+
+    async def _publish(self, records: Sequence[Any], changed: Sequence[int]) -> None:
+        if changed:
+            failures = await self._cache.delete(changed)
+            if failures:
+                self._teller.counted({"cache_failures": failures})
+        if records:
+            await self._patiently(lambda: self._writer.send(records))
+
+    async def _note(self, partition: int, place: Mapping[str, object]) -> None:
+        await self._patiently(lambda: self._store.note_place(partition, place))
+
+
+def _offsets(noted: object) -> dict[str, int]:
+    return {str(topic): int(offset) for topic, offset in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _key_order(noted: object) -> InKeyOrder | None:
+    return InKeyOrder._make(noted) if isinstance(noted, list) else None

@@ -1,0 +1,129 @@
+"""Stored conversions computed once more, many at a time: the clicks of a key are read once for all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from stream.agents.driving import drive
+from stream.agents.outputs import journey_records
+from stream.core.events import Click
+from stream.core.facts import Facts, HistoryNeed, Journey, Moment, Needs
+from stream.core.fold import fold
+from stream.core.folding import Folded, Place
+from stream.core.journeys import JOURNEY_LIMIT, converting_touch, window_of
+from stream.core.keys import JourneyKey, journey_key_of_conversion
+from stream.core.state import KeyState, unknown_state, with_history
+from stream.replay.ports import ReplayStore, ReplayTransaction
+from stream.replay.storing import Scope, sent_on
+from stream.wire.outgoing import OutgoingRecord
+
+
+class Named(NamedTuple):
+    """A stored conversion, and the click that converted; neither id ever changes."""
+
+    conv_id: int
+    click_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What became of a batch. Its records, of all its conversions, go out once it is committed."""
+
+    records: Sequence[OutgoingRecord]
+    conversions: int
+    touchpoints: int  # of all of them, not just of those written
+    written: Sequence[int]  # conv_ids of those that were not in SQL as they are now
+
+
+async def compute_batch(
+    store: ReplayStore, scope: Scope, partition: int, batch: Sequence[Named], *, place: Mapping[str, object]
+) -> BatchReport:
+    """All of one partition. Those that stand right already are not written. Raises RefusedByDatabase.
+
+    `place`: how far the run had come before this batch; noted with it.
+    """
+    async with store.transaction() as transaction:
+        row = await transaction.lock_partition(partition)
+        looked = await _look(transaction, batch)
+        conversions = [looked.journeys[named.conv_id].conversion for named in batch if named.conv_id in looked.journeys]
+        known = await _histories(transaction, scope.place(row), looked)
+        folded = await drive(fold(scope.place(row), known.get, (), conversions), looked)
+        written = await _to_write(transaction, looked, folded)
+        if written or folded.displaced:
+            await transaction.write_journeys(written, displaced=folded.displaced)
+        if place:
+            await transaction.note_place(partition, place)
+    records = [*journey_records(scope.names, folded), *await sent_on(store, scope, row, folded)]
+    touchpoints = sum(len(journey.touches) for journey in folded.journeys)
+    return BatchReport(records, len(conversions), touchpoints, [journey.conversion.conv_id for journey in written])
+
+
+@dataclass(slots=True)
+class _Looked:
+    """A transaction that has read conversions and converting clicks already; what it is asked beyond them it reads."""
+
+    transaction: ReplayTransaction
+    asked: frozenset[int]  # converting clicks: all conversions of these were read
+    journeys: dict[int, Journey] = field(default_factory=dict)
+    clicks: Mapping[int, Click] = field(default_factory=dict)
+
+    async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
+        return await self.transaction.claim_clicks(clicks)
+
+    async def replace_clicks(self, clicks: Sequence[Click]) -> None:
+        await self.transaction.replace_clicks(clicks)
+
+    async def read(self, needs: Needs) -> Facts:
+        rest = replace(
+            needs,
+            conversions=needs.conversions - self.journeys.keys(),
+            conversions_of_clicks=needs.conversions_of_clicks - self.asked,
+            clicks=needs.clicks - self.asked,
+        )
+        found = await self.transaction.read(rest)
+        self.journeys.update(found.journeys)
+        return Facts(
+            {
+                conv_id: journey
+                for conv_id, journey in self.journeys.items()
+                if conv_id in needs.conversions or journey.conversion.click_id in needs.conversions_of_clicks
+            },
+            {**found.clicks, **{number: self.clicks[number] for number in needs.clicks if number in self.clicks}},
+            found.histories,
+        )
+
+
+async def _look(transaction: ReplayTransaction, batch: Sequence[Named]) -> _Looked:
+    asked = frozenset(named.click_id for named in batch)
+    found = await transaction.read(Needs(conversions_of_clicks=asked, clicks=asked))
+    return _Looked(transaction, asked, dict(found.journeys), found.clicks)
+
+
+async def _to_write(transaction: ReplayTransaction, looked: _Looked, folded: Folded) -> Sequence[Journey]:
+    """Those that SQL does not have as they are, in our own table or in those of Prosper202."""
+    ill_shown = await transaction.ill_shown(folded.journeys)
+    return [
+        journey
+        for journey in folded.journeys
+        if journey != looked.journeys.get(journey.conversion.conv_id) or journey.conversion.conv_id in ill_shown
+    ]
+
+
+async def _histories(transaction: ReplayTransaction, place: Place, looked: _Looked) -> Mapping[JourneyKey, KeyState]:
+    """Of each key as many clicks as its conversions could need, if each needed others: never more than one by one.
+
+    Keys and windows are those that the fold will find, for it is given the same clicks; and of all conversions that it
+    may compute, siblings of the batch included. What lies further back than was read here it asks for itself.
+    """
+    untils: dict[JourneyKey, list[Moment]] = {}
+    for journey in looked.journeys.values():
+        conversion = journey.conversion
+        if not conversion.deleted and place.owns(conversion):
+            click = looked.clicks.get(conversion.click_id)
+            key = journey_key_of_conversion(conversion, click)
+            window = window_of(conversion, key, converting_touch(conversion, click), place.lookback)
+            untils.setdefault(key, []).append(window.until)
+    needs = {key: HistoryNeed(key, max(found), JOURNEY_LIMIT * len(found) + 1) for key, found in untils.items()}
+    answers = (await transaction.read(Needs(histories=list(needs.values())))).histories if needs else {}
+    unknown = unknown_state(place.newest_conversion)
+    return {key: with_history(unknown, answers[need], need.limit - 1) for key, need in needs.items()}

@@ -1,0 +1,120 @@
+"""Replays in 202_stream_runs: one at a time for the same arguments, and one that was broken off can go on."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from tables.sql import progress as progress_rows
+from tables.sql.connections import Connection
+from tables.sql.facts import JOURNEYS_GROUP
+from tables.sql.runs import RunKind, RunState
+
+_RUNS = "202_stream_runs"
+_PLACES = "202_stream_run_places"
+_LATEST = 2**32 - 1
+
+_decode_arguments = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class ReplayRun(NamedTuple):
+    """A row; `arguments` say what it is about."""
+
+    run_id: int
+    arguments: Mapping[str, object]
+    state: RunState
+    owner: str
+    lease_until: int
+
+
+async def find_replay(connection: Connection, *, run_id: int) -> ReplayRun | None:
+    rows = await connection.fetch(
+        f"SELECT run_id, arguments, state, owner, lease_until FROM `{_RUNS}` WHERE kind = ? AND run_id = ?",
+        [RunKind.REPLAY.value, run_id],
+    )
+    return _run_of(rows[0]) if rows else None
+
+
+async def claim_replay(
+    connection: Connection,
+    arguments: Mapping[str, object],
+    *,
+    owner: str,
+    now: int,
+    lease: int,
+    resumed: int | None = None,
+) -> tuple[ReplayRun, bool]:
+    """Ours, and whether it goes on with one that was broken off; or, with another owner, the one that is at work.
+
+    `arguments` hold "start" and "end". `resumed` names the run to go on with; else it is the last one of the same
+    arguments, unless that has finished.
+    """
+    # Claims follow one another behind a lock that is there anyway.
+    await progress_rows.lock_partition(connection, JOURNEYS_GROUP, 0, now=now)
+    same = await _same_replays(connection, arguments)
+    for run in same:
+        if run.state is RunState.RUNNING and run.lease_until > now and run.owner != owner:
+            return run, False
+    if resumed is not None:
+        same = [run for run in same if run.run_id == resumed]
+    if same and same[0].state is not RunState.FINISHED:
+        await connection.run(
+            f"UPDATE `{_RUNS}` SET state = ?, owner = ?, lease_until = ?, error = NULL, finished_at = NULL"
+            " WHERE run_id = ?",
+            [RunState.RUNNING.value, owner, now + lease, same[0].run_id],
+        )
+        return same[0]._replace(owner=owner, state=RunState.RUNNING), True
+    await connection.run(
+        f"INSERT INTO `{_RUNS}` (kind, user_id, range_start, range_end, state, owner, lease_until, arguments,"
+        " started_at) VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?)",
+        [RunKind.REPLAY.value, *_range(arguments), RunState.RUNNING.value, owner, now + lease, _text(arguments), now],
+    )
+    return (await _same_replays(connection, arguments))[0], False
+
+
+async def _same_replays(connection: Connection, arguments: Mapping[str, object]) -> list[ReplayRun]:
+    """Newest first."""
+    rows = await connection.fetch(
+        f"SELECT run_id, arguments, state, owner, lease_until FROM `{_RUNS}` WHERE kind = ? AND user_id = 0"
+        " AND range_start = ? AND range_end = ? ORDER BY run_id DESC",
+        [RunKind.REPLAY.value, *_range(arguments)],
+    )
+    text = _text(arguments)
+    return [run for run in map(_run_of, rows) if _text(run.arguments) == text]
+
+
+def _range(arguments: Mapping[str, object]) -> tuple[object, object]:
+    return arguments["start"], arguments["end"]
+
+
+async def renew_replay(connection: Connection, run: ReplayRun, *, now: int, lease: int) -> bool:
+    """False: it is not its owner's any more, who must stop."""
+    matched = await connection.run(
+        f"UPDATE `{_RUNS}` SET lease_until = ? WHERE run_id = ? AND owner = ? AND state = ?",
+        [min(_LATEST, now + lease), run.run_id, run.owner, RunState.RUNNING.value],
+    )
+    return matched == 1
+
+
+async def end_replay(connection: Connection, run: ReplayRun, state: RunState, *, now: int, error: str = "") -> None:
+    """Where it came to is forgotten with a run that has finished; of another it is what the next one goes on from."""
+    matched = await connection.run(
+        f"UPDATE `{_RUNS}` SET state = ?, error = ?, finished_at = ?, lease_until = ?"
+        " WHERE run_id = ? AND owner = ? AND state = ?",
+        [state.value, error or None, now, now, run.run_id, run.owner, RunState.RUNNING.value],
+    )
+    if matched and state is RunState.FINISHED:
+        await connection.run(f"DELETE FROM `{_PLACES}` WHERE run_id = ?", [run.run_id])
+
+
+def _text(arguments: Mapping[str, object]) -> str:
+    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _run_of(row: tuple[object, ...]) -> ReplayRun:
+    run_id, arguments, state, owner, lease_until = row
+    assert isinstance(run_id, int)
+    assert isinstance(lease_until, int)
+    said = _decode_arguments(str(arguments)) if arguments else {}
+    return ReplayRun(run_id, said, RunState(str(state)), str(owner), lease_until)

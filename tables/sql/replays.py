@@ -1,0 +1,197 @@
+"""SQL behind the ports of a replay: partitions of others, rows as they are shown, conversions in the order of keys."""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from stream.core.facts import Facts, Journey, Needs, Outcome
+from stream.core.progress import PartitionProgress
+from tables.sql import progress as progress_rows
+from tables.sql.connections import Connection
+from tables.sql.database import Database
+from tables.sql.facts import JOURNEYS_GROUP, SqlFactTransaction, Writing, read_facts
+from tables.sql.inserts import whole_list
+from tables.sql.selects import in_batches
+from tables.sql.toggles import with_shown_touches
+
+_JOURNEYS = "202_stream_journeys"
+_TOUCHPOINTS = "202_conversion_touchpoints"
+_LOGS = "202_conversion_logs"
+_PLACES = "202_stream_run_places"
+
+_decode_place = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class InKeyOrder(NamedTuple):
+    """Where a conversion stands among those of its partition; a keyset for going on behind it."""
+
+    user_id: int
+    campaign_id: int
+    visitor_id: str
+    conv_time: int
+    conv_id: int
+
+
+class FoundConversion(NamedTuple):
+    """Where it stands, and what it converted."""
+
+    place: InKeyOrder
+    click_id: int
+
+
+class SqlReplayTransaction(SqlFactTransaction):
+    """One transaction of a run, or of nobody's (run 0)."""
+
+    def __init__(self, connection: Connection, writing: Writing, *, run_id: int) -> None:
+        super().__init__(connection, writing, is_hopeful=False)
+        self._run_id = run_id
+
+    async def lock_partition(self, partition: int) -> PartitionProgress:
+        """Of a partition that nobody has taken, the keys may come from any other one."""
+        row = await progress_rows.lock_partition(self._connection, JOURNEYS_GROUP, partition, now=self._writing.clock())
+        if not row.partition_count:
+            rows = await progress_rows.read_progress(self._connection, JOURNEYS_GROUP)
+            row = replace(row, newest_conversion=max(each.newest_conversion for each in rows))
+        return row
+
+    async def note_outside_change(self, changed: PartitionProgress) -> None:
+        await progress_rows.note_outside_change(self._connection, JOURNEYS_GROUP, changed)
+
+    async def ill_shown(self, journeys: Sequence[Journey]) -> Collection[int]:
+        expected = {
+            journey.conversion.conv_id: [
+                (position, touch.click_id, touch.click_time) for position, touch in enumerate(journey.touches)
+            ]
+            for journey in await with_shown_touches(self._connection, journeys)
+        }
+        found: dict[int, list[tuple[int, int, int]]] = {conv_id: [] for conv_id in expected}
+        for batch in in_batches(sorted(expected)):
+            rows = await self._connection.fetch(
+                f"SELECT conv_id, position, click_id, click_time FROM `{_TOUCHPOINTS}`"
+                f" WHERE conv_id IN ({whole_list(batch)})"
+            )
+            for conv_id, *shown in rows:
+                found[conv_id].append((shown[0], shown[1], shown[2]))
+        ill = {conv_id for conv_id, shown in found.items() if sorted(shown) != expected[conv_id]}
+        return ill | await self._without_log_row(journeys)
+
+    async def _without_log_row(self, journeys: Sequence[Journey]) -> set[int]:
+        if not self._writing.writes_conversion_logs:
+            return set()
+        counted = {journey.conversion.conv_id for journey in journeys if journey.outcome is Outcome.COUNTED}
+        for batch in in_batches(sorted(counted)):
+            rows = await self._connection.fetch(f"SELECT conv_id FROM `{_LOGS}` WHERE conv_id IN ({whole_list(batch)})")
+            counted -= {conv_id for (conv_id,) in rows}
+        return counted
+
+    async def note_place(self, partition: int, place: Mapping[str, object]) -> None:
+        await write_place(self._connection, self._run_id, partition, place)
+
+
+class SqlReplayStore:
+    """Satisfies `stream.replay.ports.ReplayStore`. Raises Unavailable or RefusedByDatabase."""
+
+    def __init__(self, database: Database, writing: Writing, *, run_id: int) -> None:
+        self._database = database
+        self._writing = writing
+        self._run_id = run_id
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqlReplayTransaction]:
+        async with self._database.transaction() as connection:
+            yield SqlReplayTransaction(connection, self._writing, run_id=self._run_id)
+
+    async def read(self, needs: Needs) -> Facts:
+        async with self._database.reading() as connection:
+            return await read_facts(connection, needs)
+
+    async def note_place(self, partition: int, place: Mapping[str, object]) -> None:
+        async with self._database.transaction() as connection:
+            await write_place(connection, self._run_id, partition, place)
+
+    async def read_place(self, partition: int) -> Mapping[str, object]:
+        """Empty where none was noted."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(
+                f"SELECT place FROM `{_PLACES}` WHERE run_id = ? AND partition_id = ?", [self._run_id, partition]
+            )
+        return _decode_place(rows[0][0]) if rows else {}
+
+    async def read_campaigns(self) -> Sequence[tuple[int, int]]:
+        """Accounts and campaigns with conversions, ascending."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(f"SELECT DISTINCT user_id, campaign_id FROM `{_JOURNEYS}`")
+        return sorted((user_id, campaign_id) for user_id, campaign_id in rows)
+
+    async def read_page(self, after: InKeyOrder, *, start: int, end: int, limit: int) -> Sequence[FoundConversion]:
+        """Conversions of the campaign of `after`, and behind it, with conv_time in [start, end]."""
+        async with self._database.reading() as connection:
+            found = await _rest_of_visitor(connection, after, start=start, end=end, limit=limit)
+            if len(found) < limit:
+                found += await _next_visitors(connection, after, start=start, end=end, limit=limit - len(found))
+        return found
+
+
+async def write_place(connection: Connection, run_id: int, partition: int, place: Mapping[str, object]) -> None:
+    text = orjson.dumps(place).decode()
+    matched = await connection.run(
+        f"UPDATE `{_PLACES}` SET place = ? WHERE run_id = ? AND partition_id = ?", [text, run_id, partition]
+    )
+    if not matched:
+        await connection.run(
+            f"INSERT INTO `{_PLACES}` (run_id, partition_id, place) VALUES (?, ?, ?)", [run_id, partition, text]
+        )
+
+
+_PAGE = (
+    f"SELECT user_id, campaign_id, journey_visitor_id, conv_time, conv_id, click_id FROM `{_JOURNEYS}`"
+    " WHERE user_id = ? AND campaign_id = ?"
+)
+
+
+async def _rest_of_visitor(
+    connection: Connection, after: InKeyOrder, *, start: int, end: int, limit: int
+) -> list[FoundConversion]:
+    user_id, campaign_id, visitor_id, conv_time, conv_id = after
+    rows = await connection.fetch(
+        # A range with an exception, so that the index bounds the search on both servers.
+        f"{_PAGE} AND journey_visitor_id = ? AND conv_time >= ? AND conv_time <= ?"
+        " AND NOT (conv_time = ? AND conv_id <= ?) ORDER BY conv_time, conv_id LIMIT ?",
+        [user_id, campaign_id, visitor_id, max(start, conv_time), end, conv_time, conv_id, limit],
+    )
+    return [FoundConversion(InKeyOrder._make(row[:5]), row[5]) for row in rows]
+
+
+async def _next_visitors(
+    connection: Connection, after: InKeyOrder, *, start: int, end: int, limit: int
+) -> list[FoundConversion]:
+    rows = await connection.fetch(
+        f"{_PAGE} AND journey_visitor_id > ? AND conv_time BETWEEN ? AND ?"
+        " ORDER BY journey_visitor_id, conv_time, conv_id LIMIT ?",
+        [after.user_id, after.campaign_id, after.visitor_id, start, end, limit],
+    )
+    return [FoundConversion(InKeyOrder._make(row[:5]), row[5]) for row in rows]
+
+
+async def count_conversions(database: Database, users: Sequence[int], *, start: int, end: int) -> int:
+    """With conv_time in [start, end]; of all accounts where none are given."""
+    of_users = f" AND user_id IN ({whole_list(users)})" if users else ""
+    async with database.reading() as connection:
+        rows = await connection.fetch(
+            f"SELECT COUNT(*) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ?{of_users}", [start, end]
+        )
+    return int(rows[0][0])
+
+
+async def raise_history(database: Database, begins: Mapping[int, int], *, now: int) -> None:
+    """By partition, the time from which on its facts are whole: what its log lacks SQL never had."""
+    for partition, begins_at in sorted(begins.items()):
+        async with database.transaction() as connection:
+            row = await progress_rows.lock_partition(connection, JOURNEYS_GROUP, partition, now=now)
+            if row.history_from < begins_at:
+                changed = replace(row, history_from=begins_at, outside_changes=row.outside_changes + 1)
+                await progress_rows.note_outside_change(connection, JOURNEYS_GROUP, changed)

@@ -1,0 +1,199 @@
+"""`replay` asked for what cannot be, or away from its servers: what does it say, and with which exit code?"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.structs import TopicPartition
+
+from tests.faults.events import HOUR, click, conversion
+from tests.faults.installation import Installation
+from tests.support.processes import Environment, cli, succeed
+from tests.support.rebuilds import execute
+from tests.support.rows import query
+from tests.support.traffic import DAY
+
+TABLES = ("202_stream_clicks", "202_stream_journeys", "202_stream_progress", "202_stream_runs", "202_stream_run_places")
+
+
+def refused(*options: str, env: Mapping[str, str], code: int) -> str:
+    done = cli("replay", *options, env=env)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def installation(kafka: str, fresh_sqlite: str, tmp_path: Path) -> Iterator[Installation]:
+    """With a click a day, of campaign 101 and thus in one partition, and a conversion at the end."""
+    made = Installation(kafka, fresh_sqlite, tmp_path, partitions=2, fire_interval_seconds=1)
+    made.prepare()
+    start = made.now - 30 * DAY
+    made.send([*(click(number, start + number * DAY) for number in range(1, 29)), conversion(1, 28, start + 29 * DAY)])
+    yield made
+    made.remove()
+
+
+def rows(installation: Installation) -> list[list[tuple[Any, ...]]]:
+    return [query(installation.database_url, f"SELECT * FROM `{relation}`") for relation in TABLES]
+
+
+def lately(installation: Installation) -> tuple[str, ...]:
+    return "--start", str(installation.now - 2 * DAY), "--end", str(installation.now)
+
+
+# Without a broker: each is refused before one is asked
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--start", "2026-02-01", "--end", "2026-01-01"), "is after --end"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--workers", "0"), "--workers"),
+        (("--user", "0"), "--user"),
+        (("--start", "4000000000", "--end", "4000000001"), "future"),
+        (("--user", "77"), "unknown user 77"),
+        (("--resume", "12"), "there is no replay 12"),
+        (("--resume", "12", "--user", "1"), "--resume has the users"),
+        (("--start", "yesterday"), "--start"),
+    ],
+)
+def test_what_cannot_be_is_wrong_usage(sqlite_env: Environment, options: tuple[str, ...], says: str) -> None:
+    assert says in refused(*options, env=sqlite_env, code=2)
+
+
+def test_a_finished_replay_cannot_be_resumed(sqlite_env: Environment) -> None:
+    put_run(sqlite_env["TOUCHSTREAM_DATABASE_URL"], state="finished", lease_until=1)
+    assert "has finished" in refused("--resume", "1", env=sqlite_env, code=2)
+
+
+def test_an_absent_broker_is_named(sqlite_env: Environment) -> None:
+    assert "127.0.0.1:1" in refused(env=sqlite_env, code=1)
+
+
+def test_an_absent_database_is_named(sqlite_env: Environment) -> None:
+    env = sqlite_env | {"TOUCHSTREAM_DATABASE_URL": "mysql+asyncmy://u:p@127.0.0.1:1/db"}
+    assert "127.0.0.1" in refused(env=env, code=1)
+
+
+def put_run(url: str, *, state: str, lease_until: int, start: int = 5, end: int = 9) -> None:
+    arguments = json.dumps({"users": [], "start": start, "end": end, "allow_incomplete": False})
+    execute(
+        url,
+        "INSERT INTO `202_stream_runs` (kind, user_id, range_start, range_end, state, owner, lease_until, arguments,"
+        f" started_at) VALUES ('replay', 0, {start}, {end}, '{state}', 'somebody', {lease_until}, '{arguments}', 1)",
+    )
+
+
+# With a log
+
+
+def test_topics_that_are_missing_are_named(kafka: str, sqlite_env: Environment) -> None:
+    said = refused(env=sqlite_env | {"TOUCHSTREAM_KAFKA": kafka}, code=1)
+    assert "clicks" in said
+    assert "topics apply" in said
+
+
+def test_a_dry_run_tells_and_writes_nothing(installation: Installation) -> None:
+    before = rows(installation)
+    said = succeed("replay", *lately(installation), "--dry-run", env=installation.env)
+    assert "29 records to read from 1 partitions, 0 stored conversions to compute" in said
+    told = json.loads(succeed("replay", *lately(installation), "--dry-run", "--json", env=installation.env))
+    assert told == {"ok": True, "records": 29, "conversions": 0}
+    assert rows(installation) == before
+
+
+def test_start_and_end_are_both_included(installation: Installation) -> None:
+    at = installation.now - DAY
+    succeed("replay", *lately(installation), env=installation.env)
+    execute(installation.database_url, "DELETE FROM `202_conversion_touchpoints`")
+    for start, end, written in ((at - HOUR, at - 1, 0), (at + 1, at + HOUR, 0), (at, at, 1), (at, at, 0)):
+        said = succeed("replay", "--start", str(start), "--end", str(end), "--json", env=installation.env)
+        assert json.loads(said)["written"] == written
+
+
+def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installation: Installation) -> None:
+    start, end = installation.now - 2 * DAY, installation.now
+    put_run(installation.database_url, state="running", lease_until=int(time.time()) + 60, start=start, end=end)
+    said = refused(*lately(installation), env=installation.env, code=1)
+    assert "replay 1 of this range is at work (somebody)" in said
+    assert "hint: wait for its end" in said
+    said = refused("--resume", "1", env=installation.env, code=1)
+    assert "is at work" in said
+    succeed("replay", "--start", str(start + 1), "--end", str(end), env=installation.env)
+    execute(installation.database_url, "UPDATE `202_stream_runs` SET lease_until = 1 WHERE run_id = 1")
+    assert "replay 1:" in succeed("replay", "--resume", "1", env=installation.env)
+    states = query(installation.database_url, "SELECT run_id, state FROM `202_stream_runs` ORDER BY run_id")
+    assert states == [(1, "finished"), (2, "finished")]
+    assert query(installation.database_url, "SELECT * FROM `202_stream_run_places`") == []
+
+
+# A log whose beginning is gone
+
+
+def remove_records(installation: Installation, before: int) -> None:
+    """The clicks of the partition that has them, up to an offset."""
+    place = TopicPartition(installation.topic("clicks"), partition_of_clicks(installation))
+
+    async def remove() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
+        await admin.start()
+        try:
+            await admin.delete_records({place: RecordsToDelete(before)})
+        finally:
+            await admin.close()
+
+    asyncio.run(remove())
+
+
+def partition_of_clicks(installation: Installation) -> int:
+    return next(partition for (topic, partition), end in installation.ends().items() if topic == "clicks" and end)
+
+
+def incomplete(installation: Installation) -> list[tuple[Any, ...]]:
+    return query(installation.database_url, "SELECT conv_id, incomplete FROM `202_stream_journeys`")
+
+
+def test_a_log_that_lost_its_beginning_unread_is_refused_unless_that_is_allowed(installation: Installation) -> None:
+    remove_records(installation, 20)
+    said = refused(*lately(installation), env=installation.env, code=1)
+    assert f"partition {partition_of_clicks(installation)}: the log begins at" in said
+    assert "are missing" in said
+    assert "hint: --allow-incomplete" in said
+    assert incomplete(installation) == []
+    told = json.loads(succeed("replay", *lately(installation), "--allow-incomplete", "--json", env=installation.env))
+    assert (told["new_clicks"], told["new_conversions"]) == (8, 1)
+    assert incomplete(installation) == [(1, 1)]
+    with installation.worker() as worker:
+        installation.wait_drained()
+        assert worker.stop() == 0
+    assert incomplete(installation) == [(1, 1)]
+
+
+def test_a_log_that_lost_what_a_worker_had_stored_is_enough(installation: Installation) -> None:
+    with installation.worker() as worker:
+        installation.wait_drained()
+        assert worker.stop() == 0
+    remove_records(installation, 20)
+    execute(installation.database_url, "DELETE FROM `202_conversion_touchpoints`")
+    told = json.loads(succeed("replay", *lately(installation), "--json", env=installation.env))
+    assert (told["new_clicks"], told["touchpoints"], told["written"]) == (0, 25, 1)
+    assert incomplete(installation) == [(1, 0)]
+
+
+def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation) -> None:
+    with installation.worker() as worker:
+        installation.wait_drained()
+        assert worker.stop() == 0
+    installation.send([click(number, installation.now - 100 + number) for number in range(100, 110)])
+    remove_records(installation, 33)
+    assert "are missing" in refused(*lately(installation), env=installation.env, code=1)
+    succeed("replay", *lately(installation), "--allow-incomplete", env=installation.env)
+    assert incomplete(installation) == [(1, 0)], "25 touches are 25 touches, whatever else is gone"

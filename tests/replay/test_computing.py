@@ -1,0 +1,99 @@
+"""Stored conversions computed once more: alike for every size of batch, and written only where they differ."""
+
+import json
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from stream.agents.outputs import TopicNames
+from stream.core.facts import Journey
+from stream.core.keys import JourneyKey
+from stream.replay.computing import BatchReport, Named, compute_batch
+from stream.replay.storing import Scope
+from tests.faults.events import CAMPAIGN, USER, click, conversion
+from tests.replay.test_storing import AT, Desk
+from tests.support.memory_store import MemoryStore
+from tests.support.traffic import Sent
+
+HOUR = 3600
+
+
+class Computing(Desk):
+    """With one partition, so that all is computed here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope = Scope(TopicNames("clicks", "conversions", "journeys", 1, 1), 30 * 86_400)
+        self.database.progress = {0: self.database.progress[0]}
+
+    @property
+    def journeys(self) -> dict[int, Journey]:
+        return self.database.facts.journeys
+
+    async def compute(self, *conv_ids: int) -> BatchReport:
+        batch = [Named(number, self.journeys[number].conversion.click_id) for number in conv_ids]
+        return await compute_batch(MemoryStore(self.database, "a replay"), self.scope, 0, batch, place={})
+
+
+def events(seed: int) -> Sequence[Sent]:
+    """A busy key, two visitors, some transactions twice."""
+    chance = random.Random(seed)
+    clicks = [
+        click(number, AT + chance.randrange(60 * 86_400), visitor_id=chance.choice(["", "ann", "bob"]))
+        for number in range(1, 150)
+    ]
+    conversions = [
+        conversion(
+            number,
+            chance.randrange(1, 155),
+            AT + chance.randrange(61 * 86_400),
+            transaction_id=chance.choice(["", "t1", "t2"]),
+        )
+        for number in range(1, 60)
+    ]
+    return [*clicks, *conversions]
+
+
+async def stored(seed: int = 0) -> Computing:
+    made = Computing()
+    await made.store(*events(seed), partition=0)
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+async def test_what_is_right_is_not_written_and_what_is_wrong_becomes_right(size: int) -> None:
+    made = await stored(size)
+    wanted = dict(made.journeys)
+    ids = sorted(wanted, key=lambda number: (wanted[number].key, wanted[number].conversion.conv_time))
+    batches = [ids[start : start + size] for start in range(0, len(ids), size)]
+    for batch in batches:
+        report = await made.compute(*batch)
+        assert report.written == []
+        assert {*batch} <= {json.loads(record.value or b"")["conv_id"] for record in report.records}
+    assert made.journeys == wanted
+    for number in ids[::2]:
+        made.journeys[number] = wanted[number]._replace(touches=(), purged=True)
+    written = [number for batch in batches for number in (await made.compute(*batch)).written]
+    assert sorted(written) == sorted(ids[::2])
+    assert {number: each._replace(version=1) for number, each in made.journeys.items()} == wanted
+
+
+async def test_a_conversion_that_was_stored_under_another_key_takes_the_clicks_of_its_own() -> None:
+    """Its click was stored elsewhere meanwhile; another conversion of the true key comes long before it."""
+    made = Computing()
+    clicks = [click(number, AT + number * HOUR, visitor_id="ann") for number in range(1, 41)]
+    await made.store(*clicks, conversion(1, 3, AT + 3 * HOUR + 1), conversion(2, 40, AT + 41 * HOUR), partition=0)
+    right = made.journeys[2]
+    assert right.key == JourneyKey(USER, CAMPAIGN, "ann")
+    made.journeys[2] = right._replace(visitor_id="", click_unknown=True, touches=right.touches[-1:])
+    report = await made.compute(1, 2)
+    assert report.written == [2]
+    assert made.journeys[2] == right._replace(version=2)
+
+
+async def test_conversions_that_are_gone_are_left_out() -> None:
+    made = await stored()
+    batch = [Named(1, made.journeys[1].conversion.click_id), Named(999, 999)]
+    report = await compute_batch(MemoryStore(made.database, "a replay"), made.scope, 0, batch, place={})
+    assert report.conversions == 1
