@@ -55,6 +55,9 @@ class Database:
             extra |= {"socket": f"{folder}/mariadb.sock", "remove": folder}
         data.chmod(0o755)
         (data / "init.sql").write_text(INIT_SQL, encoding="utf-8")
+        (data / "tmp").mkdir(exist_ok=True)
+        if user == "mysql":
+            shutil.chown(data / "tmp", user)
         if not (files / "mysql").exists():
             self._install(files, user)
         for folder in filter(None, [str(data), extra["remove"]]):
@@ -68,6 +71,7 @@ class Database:
             program("mariadb-install-db", "mysql_install_db"),
             "--no-defaults",
             f"--datadir={files}",
+            f"--tmpdir={files.parent / 'tmp'}",  # a server that starts clears the folder, and another's files with it
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *([f"--user={user}"] if user else []),
@@ -83,6 +87,7 @@ class Database:
             "--no-defaults",
             *([f"--user={user}"] if user else []),
             f"--datadir={data / 'data'}",
+            f"--tmpdir={data / 'tmp'}",
             f"--socket={instance.extra['socket']}",
             f"--pid-file={data / 'data' / 'mariadb.pid'}",
             f"--port={instance.ports['client']}",

@@ -62,7 +62,7 @@ class Replays:
                 "replay",
                 *self.everything(),
                 "--batch-size",
-                "40",
+                "10",
             ],
             env=self.env | {"TESTFAULT_REPLAY_EXIT_AT": place},
             capture_output=True,

@@ -325,13 +325,9 @@ async def _cut(env: Environment) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=env["TOUCHSTREAM_KAFKA"])
     await admin.start()
     try:
-        await admin.delete_records(
-            {
-                TopicPartition(topic, int(part)): RecordsToDelete(before_offset=end // 2)
-                for name, end in ends.items()
-                for topic, _, part in [name.rpartition("/")]
-                if topic in sources and end > 1
-            }
-        )
+        for name, end in ends.items():
+            topic, _, part = name.rpartition("/")
+            if topic in sources and end > 1:
+                await admin.delete_records({TopicPartition(topic, int(part)): RecordsToDelete(end // 2)})
     finally:
         await admin.close()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import TopicPartition
 
 from tables.sql.schema import schema_for
@@ -50,12 +51,16 @@ def hashes_of_rows(database_url: str) -> Mapping[str, str]:
 
 async def ends_of_topics(env: Environment) -> Mapping[str, int]:
     """Of all topics of the installation, by name and partition."""
+    ours = (env["TOUCHSTREAM_TOPIC_PREFIX"], env["TOUCHSTREAM_APP_ID"])
+    admin = AIOKafkaAdminClient(bootstrap_servers=env["TOUCHSTREAM_KAFKA"])
     consumer = AIOKafkaConsumer(bootstrap_servers=env["TOUCHSTREAM_KAFKA"])
+    await admin.start()
     await consumer.start()
     try:
-        ours = (env["TOUCHSTREAM_TOPIC_PREFIX"], env["TOUCHSTREAM_APP_ID"])
-        names = sorted(name for name in await consumer.topics() if name.startswith(ours))
-        places = [TopicPartition(name, part) for name in names for part in consumer.partitions_for_topic(name) or ()]
+        described = [each for each in await admin.describe_topics() if each["topic"].startswith(ours)]
+        places = [TopicPartition(each["topic"], part["partition"]) for each in described for part in each["partitions"]]
+        assert places, "an installation has topics"
         return {f"{place.topic}/{place.partition}": end for place, end in (await consumer.end_offsets(places)).items()}
     finally:
         await consumer.stop()
+        await admin.close()
