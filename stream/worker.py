@@ -15,6 +15,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 from faust.worker import Worker as FaustWorker
 
+from stream.agents.caching import journey_cache
 from stream.agents.hour_outputs import ResultTopics
 from stream.agents.hour_ports import HourStore
 from stream.agents.hour_reading import JourneyMarkReader
@@ -26,7 +27,7 @@ from stream.agents.reading import EventReader
 from stream.agents.retention import ClickRetention, RetentionSettings
 from stream.agents.topic_names import planned_counts, topic_names
 from stream.clock import unix_now
-from stream.config import ALL_SCOPES, Settings, host_port
+from stream.config import ALL_SCOPES, Settings
 from stream.core.errors import Misconfigured, StartRefused
 from stream.engine.app import EngineSettings
 from stream.engine.barrier import ChunkHandler, Observer, Step, exit_now, patiently
@@ -47,7 +48,6 @@ from stream.topics import (
     changelog_name,
     hours_group_id,
 )
-from tables.cache import JourneyCache
 from tables.sql.database import Database, open_database
 from tables.sql.facts import HOURS_GROUP, SqlFactStore, Writing
 from tables.sql.hour_store import SqlHourStore
@@ -154,7 +154,7 @@ class Worker:
             store,
             JourneysSettings(owner=self.owner, lookback=self.settings.lookback_days * _DAY_SECONDS),
             states=lambda: self.journeys.app.state_table.kept,
-            cache=_cache(self.settings),
+            cache=journey_cache(self.settings),
             metrics=self.metrics,
             log_place=lambda partition, committed: _log_place(self.journeys, partition, committed),
             clock=lambda: int(unix_now()),
@@ -357,11 +357,6 @@ class _Process(FaustWorker):
 
 async def _log_place(engine: Engine, partition: int, committed: Mapping[str, int | None]) -> LogPlace:
     return await engine.app.chunk_consumer.log_place(partition, committed)
-
-
-def _cache(settings: Settings) -> JourneyCache:
-    host, port = host_port(settings.memcached) if settings.memcached else ("", 0)  # without a host it does nothing
-    return JourneyCache(host, port, settings.memcached_sites)
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:

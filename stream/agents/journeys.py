@@ -145,7 +145,7 @@ class JourneysHandler:
             self._standings[chunk.partition] = standing
         found = await self._second_look(place, folded, restated)
         self._count(chunk, events, folded, found)
-        states: dict[bytes, bytes | None] = dict.fromkeys(forgotten)
+        states: dict[bytes, bytes | None] = dict.fromkeys(sorted(forgotten))
         states |= self._idle_states(chunk.partition, standing.watermark)
         states |= {encode_key(key): encode_state(state) for key, state in folded.states.items()}
         return Stored(

@@ -343,7 +343,11 @@ class Folding:
         conversion, key, window = self._current[conv_id], self._keys[conv_id], self._window(conv_id)
         newest = self._candidates(conv_id)
         assert newest is not None, "a history was not asked for"
-        is_incomplete = len(newest) < JOURNEY_LIMIT and window.since < self._place.history_from
+        history_from = self._place.history_from
+        # Of the clicks before it some stay, named by conversions: newer ones than these may be gone all the same.
+        is_incomplete = (
+            window.since < history_from and sum(touch.click_time >= history_from for touch in newest) < JOURNEY_LIMIT
+        )
         if is_incomplete and stored is not None and stored.key == key:
             # What is gone cannot be computed again; what was stored of it stands in. A click that SQL has is not gone:
             # it stands where it stands now, or no longer.
@@ -351,7 +355,7 @@ class Folding:
             gone = [
                 touch
                 for touch in stored.touches
-                if window.since <= touch.click_time < self._place.history_from
+                if window.since <= touch.click_time < history_from
                 and touch.moment <= window.until
                 and touch.click_id not in present
             ]

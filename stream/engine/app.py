@@ -46,6 +46,7 @@ class ChunkApp(faust.App):
     engine: EngineSettings
     sending: Sending
     on_positioned: Callable[[Mapping[int, Mapping[str, int | None]], int], None]
+    settle_takings: Callable[[float], Awaitable[None]]
     fail: Callable[[BaseException], None]
     before_start: Callable[[], Awaitable[None]]
     before_stop: Callable[[], None]
@@ -66,6 +67,7 @@ class ChunkApp(faust.App):
         assert isinstance(consumer, ChunkConsumer)
         consumer.intake = self.engine.intake
         consumer.on_positioned = self.on_positioned
+        consumer.settle_takings = self.settle_takings
         consumer.on_unclean_revoke = self.state_table.forget_all if self.engine.state_name else _keep_nothing
         consumer.on_lost_records = self._on_lost_records
         return consumer
@@ -106,7 +108,7 @@ class ChunkApp(faust.App):
 
 
 def build_app(engine: EngineSettings) -> ChunkApp:
-    """Nothing is connected yet. The caller sets `on_positioned`, `fail` and the hooks, and registers the agent."""
+    """Nothing is connected yet. The caller sets what `ChunkApp` declares without a value, and registers the agent."""
     app = ChunkApp(
         id=engine.app_id,
         broker=[f"kafka://{broker}" for broker in engine.brokers],

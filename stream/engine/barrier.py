@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from stream.core.errors import Fenced, RefusedByDatabase, StartRefused, StreamError, Unavailable
+from stream.core.errors import Fenced, RefusedByDatabase, StreamError, Unavailable
 from stream.engine.changelog import StateTable
 from stream.engine.chunk import Chunk
 from stream.engine.consumer import ChunkConsumer
@@ -103,6 +103,7 @@ class Barrier:
         self._epochs: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._takings: set[asyncio.Task[None]] = set()
+        self._settled_generation = -1  # takings of it, and older ones, do nothing more
         self._is_stopping = False
 
     def take_partitions(self, committed: Mapping[int, Mapping[str, int | None]], generation: int) -> None:
@@ -116,6 +117,17 @@ class Barrier:
         """Drive a chunk; its partition hands out no other until this one is finished."""
         if self._consumer().admit(chunk):
             self._spawn(self._drive(chunk))
+
+    async def settle_takings(self, seconds: float) -> None:
+        """Before our partitions may be another's: takings begin nothing more, and what they have begun is waited for.
+
+        One that came to SQL behind the next owner's would fence it.
+        """
+        self._settled_generation = self._consumer().generation
+        if self._takings:
+            _, unfinished = await asyncio.wait(self._takings, timeout=seconds)
+            for taking in unfinished:
+                taking.cancel()
 
     def stop(self) -> None:
         """Take no more partitions; chunks that have begun go on."""
@@ -146,19 +158,27 @@ class Barrier:
     async def _take(self, partition: int, committed: Mapping[str, int | None], generation: int) -> None:
         consumer = self._consumer()
         # First of all: what others have committed and not sent when SQL is read below, they cannot send any more.
-        await self._patiently(generation, lambda _: self._sending.take_over(partition))
-        taken: Taken = await self._patiently(generation, lambda _: self._handler.take(partition, committed))
+        await self._taking(generation, lambda: self._sending.take_over(partition))
+        taken: Taken = await self._taking(generation, lambda: self._handler.take(partition, committed))
         if taken.outputs:
-            await self._patiently(generation, lambda _: self._sending.send(partition, taken.outputs))
+            await self._taking(generation, lambda: self._sending.send(partition, taken.outputs))
         state = self._state
         if state is not None:
-            await self._patiently(generation, lambda _: state.begin_epoch(partition, taken.epoch, taken.forget))
+            await self._taking(generation, lambda: state.begin_epoch(partition, taken.epoch, taken.forget))
         if generation != consumer.generation:
             return
         if state is not None:
             state.kept.put_states(partition, dict.fromkeys(taken.forget))
         self._epochs[partition] = taken.epoch
         consumer.open_partition(partition, generation)
+
+    async def _taking(self, generation: int, work: Callable[[], Awaitable[Any]]) -> Any:
+        def attempt(_: int) -> Awaitable[Any]:
+            if generation <= self._settled_generation:
+                raise _Overtaken
+            return work()
+
+        return await self._patiently(generation, attempt)
 
     async def _drive(self, chunk: Chunk) -> None:
         consumer = self._consumer()
@@ -273,11 +293,8 @@ class _Stopwatch:
 
 def exit_now(error: BaseException) -> None:
     """Leave at once with nothing more committed; the supervisor of the process starts it again."""
-    if isinstance(error, StartRefused | Fenced):
-        hint = f" (hint: {error.hint})" if error.hint else ""
-        log.error("stopping: %s%s", error, hint)
-    elif isinstance(error, StreamError):
-        log.error("stopping: %s", error)
+    if isinstance(error, StreamError):
+        log.error("stopping: %s%s", error, f" (hint: {error.hint})" if error.hint else "")
     else:
         log.critical("stopping for an error that is not understood", exc_info=error)
     logging.shutdown()

@@ -7,6 +7,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from stream.core.errors import StartRefused, Unavailable
+from stream.engine.reaching import refusal
 
 _ANSWER_SECONDS = 10
 
@@ -14,7 +15,8 @@ _ANSWER_SECONDS = 10
 async def check_topics(options: Mapping[str, object], partitions: Mapping[str, int]) -> None:
     """`options` are those of any aiokafka client, `partitions` the expected counts by topic.
 
-    Raises Unavailable where no broker answers, StartRefused where a topic is missing or has another count.
+    Raises Unavailable where no broker answers or none takes us in, StartRefused where a topic is missing or has
+    another count.
     """
     client = AIOKafkaClient(**options)
     try:
@@ -23,7 +25,9 @@ async def check_topics(options: Mapping[str, object], partitions: Mapping[str, i
             await client.set_topics(list(partitions))
             found = {topic: len(client.cluster.partitions_for_topic(topic) or ()) for topic in partitions}
     except (KafkaError, TimeoutError, OSError) as error:
-        raise Unavailable(f"no broker answers at {options['bootstrap_servers']}") from error
+        refused = await refusal(options)
+        why = f"{refused} (hint: {refused.hint})" if refused else f"no broker answers at {options['bootstrap_servers']}"
+        raise Unavailable(why) from error
     finally:
         await client.close()
     _refuse_others(partitions, found)

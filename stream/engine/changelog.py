@@ -64,6 +64,10 @@ class KeptStates(Store[bytes, bytes]):
         kept = self.partitions.get(partition, {})
         return [key for key, _ in zip(kept, range(count), strict=False)]
 
+    def begin_epoch(self, partition: int, epoch: int) -> None:
+        """Ours. Where the partition stays its record is not read, and a value of an older epoch may come behind it."""
+        self._epochs[partition] = max(epoch, self._epochs.get(partition, 0))
+
     def drop_partition(self, partition: int) -> None:
         self.partitions.pop(partition, None)
         self._epochs.pop(partition, None)
@@ -164,6 +168,7 @@ class StateTable(faust.Table[bytes, bytes]):
         """
         mark = _MARK + b"%d:%d" % (partition, epoch)
         await self._send(partition, {mark: b""} | dict.fromkeys(forget), epoch)
+        self.kept.begin_epoch(partition, epoch)
 
     async def write(self, partition: int, epoch: int, values: Mapping[bytes, bytes | None]) -> None:
         """Keep the values and return once the changelog has acknowledged them."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ class ChunkConsumer(driver.Consumer):
 
     intake: Intake
     on_positioned: Callable[[Mapping[int, Mapping[str, int | None]], int], None]
+    settle_takings: Callable[[float], Awaitable[None]]  # what is not done after so many seconds is given up
     on_unclean_revoke: Callable[[], None]
     on_lost_records: Callable[[StartRefused], None]
 
@@ -347,7 +348,8 @@ class ChunkConsumer(driver.Consumer):
         if revoked:
             self.stop_flow()
             self._is_revoking = True
-            is_clean = await self._finish_in_flight(self.app.conf.broker_session_timeout / 2)
+            seconds = self.app.conf.broker_session_timeout / 2
+            is_clean, _ = await asyncio.gather(self._finish_in_flight(seconds), self.settle_takings(seconds))
             if not is_clean or not await self.commits.prove_membership():
                 log.warning("partitions were revoked too late to finish: dropping their state")
                 self.on_unclean_revoke()

@@ -33,6 +33,7 @@ class Engine:
             fail=fail,
         )
         self.app.on_positioned = self.barrier.take_partitions
+        self.app.settle_takings = self.barrier.settle_takings
         self.app.fail = fail
         self.app.before_start = before_start
         self.app.before_stop = self.barrier.stop

@@ -3,7 +3,7 @@
 import struct
 
 from stream.core.keys import JourneyKey, record_key
-from stream.core.state import MOMENT_BYTES, NO_FLOOR, UNKNOWN_FLOOR, KeyState
+from stream.core.state import MOMENT_BYTES, NO_FLOOR, TOUCH_BYTES, UNKNOWN_FLOOR, KeyState
 
 # Format 1: version, newest conversion, kind of floor, the floor if it is a moment, packed clicks.
 _HEADER = struct.Struct(">BIB")
@@ -30,11 +30,13 @@ def encode_state(state: KeyState) -> bytes | None:
 
 
 def decode_state(value: bytes) -> KeyState | None:
-    """None for a format of a later release: the key is unknown then, and SQL answers for it."""
-    if value[0] != _FORMAT:  # its header may be shorter than ours
+    """None for a format of a later release, or what no release wrote: the key is unknown then, SQL answers for it."""
+    if len(value) < _HEADER.size or value[0] != _FORMAT:
         return None
     _, newest_conversion, kind = _HEADER.unpack_from(value)
+    body = _HEADER.size + (MOMENT_BYTES if kind == _FLOOR_MOMENT else 0)
+    if kind > _FLOOR_MOMENT or len(value) < body or (len(value) - body) % TOUCH_BYTES:
+        return None
     if kind == _FLOOR_MOMENT:
-        body = _HEADER.size + MOMENT_BYTES
         return KeyState(value[body:], value[_HEADER.size : body], newest_conversion)
-    return KeyState(value[_HEADER.size :], NO_FLOOR if kind == _FLOOR_NONE else UNKNOWN_FLOOR, newest_conversion)
+    return KeyState(value[body:], NO_FLOOR if kind == _FLOOR_NONE else UNKNOWN_FLOOR, newest_conversion)

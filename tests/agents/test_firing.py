@@ -44,7 +44,7 @@ class History:
             self.change()
         if chance.random() < self.fault_rate:
             raise Unavailable(f"no answer to {step}, says the test")
-        is_locked = any(lock.locked() for lock in self.desk.database.locks.values())
+        is_locked = self.desk.database.locks.is_any_held
         if not is_locked and self.desk.all_hours() and chance.random() < self.change_rate:
             await self.rebuild([chance.choice(sorted(self.desk.all_hours()))])
 

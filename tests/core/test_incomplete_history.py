@@ -3,6 +3,7 @@
 from stream.core.events import Click, Conversion
 from stream.core.fold import fold
 from stream.core.folding import Place
+from stream.core.money import Units
 from tests.support.builders import click, conversion
 from tests.support.memory_facts import MemoryFacts
 
@@ -62,3 +63,28 @@ def test_the_word_on_an_unknown_converting_click_stands_once_after_it_changed() 
     folded(facts, sale, history_from=KNOWN_FROM)
     folded(facts, sale._replace(click_time=310, revised_at=1), history_from=KNOWN_FROM)
     assert [(touch.click_id, touch.click_time) for touch in facts.journeys[1].touches] == [(3, 310)]
+
+
+def test_25_clicks_of_which_some_lie_where_history_is_gone_may_lack_newer_ones_from_there() -> None:
+    facts = MemoryFacts()
+    named = [click(number, click_time=300 + number) for number in range(1, 7)]
+    gone = click(50, click_time=400)
+    late = [click(number, click_time=600 + number) for number in range(7, 26)]
+    sale = conversion(1, click_id=25, conv_time=700)
+    folded(facts, *named, gone, *late, sale, history_from=0)
+    del facts.clicks[50]  # the retention leaves those that conversions name
+    folded(facts, sale._replace(click_payout=Units(7), revised_at=1), history_from=KNOWN_FROM)
+    journey = facts.journeys[1]
+    assert journey.incomplete
+    assert [touch.click_id for touch in journey.touches] == [*range(2, 7), 50, *range(7, 26)][-25:]
+    folded(facts, sale._replace(conv_id=2), history_from=KNOWN_FROM)
+    assert facts.journeys[2].incomplete
+
+
+def test_touches_of_another_key_do_not_stand_in() -> None:
+    facts = MemoryFacts()
+    own = click(3, click_time=1100)
+    folded(facts, click(1, click_time=300), own, conversion(1, click_id=3, conv_time=1200), history_from=0)
+    del facts.clicks[1]
+    folded(facts, own._replace(visitor_id="v", revised_at=1), history_from=KNOWN_FROM)
+    assert [touch.click_id for touch in facts.journeys[1].touches] == [3]

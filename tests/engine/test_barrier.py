@@ -381,3 +381,33 @@ async def test_a_partition_lost_before_it_was_taken_is_left_alone(barrier: Barri
     barrier.take_partitions({0: {A: 3, B: None}}, 1)
     await until(lambda: world.reasons == [""])
     assert (world.calls(), world.opened, world.failed) == ([], [], [])
+
+
+async def test_a_taking_that_has_come_to_sql_is_waited_for_and_goes_no_further(barrier: Barrier, world: World) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def take(partition: int, committed: Mapping[str, int | None]) -> Taken:
+        asked.set()
+        await answer.wait()
+        return Taken(epoch=6, outputs=(OUTPUT,))
+
+    world.take = take  # type: ignore[method-assign]
+    barrier.take_partitions({0: {A: 3, B: None}}, 1)
+    await asked.wait()
+    settling = asyncio.ensure_future(barrier.settle_takings(5))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(settling), 0.02)
+    answer.set()
+    await settling
+    assert (world.calls(), world.opened, world.failed) == (["shut out"], [], [])
+
+
+async def test_a_taking_without_an_answer_is_given_up(barrier: Barrier, world: World) -> None:
+    world.failures["take"] = [Unavailable("gone")] * 1_000
+    barrier.take_partitions({0: {A: 3, B: None}}, 1)
+    await until(lambda: len(world.reasons) > 1)
+    await barrier.settle_takings(0.01)
+    tried = len(world.journal)
+    world.failures["take"].clear()
+    await asyncio.sleep(0.02)
+    assert (world.journal[tried:], world.opened, world.failed) == ([], [], [])

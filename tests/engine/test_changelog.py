@@ -145,6 +145,16 @@ def test_the_epoch_outlasts_a_fetch_and_belongs_to_its_partition() -> None:
     assert (contents(kept, 0), contents(kept, 1)) == ({}, {b"a": b"good"})
 
 
+def test_an_owner_that_stays_trusts_no_older_epoch_behind_its_own() -> None:
+    """It does not read what it wrote itself, the beginning of its epoch among it; a sleeper may write behind that."""
+    kept = recovered(mark(1))
+    kept.begin_epoch(0, 2)
+    kept.put_states(0, {b"a": b"new"})
+    kept.apply_fetched(fetched((b"a", value(1, b"old")), start=3))
+    assert contents(kept) == {}
+    assert kept.stale_dropped == 1
+
+
 def test_recovery_keeps_to_the_bound() -> None:
     kept = recovered(*((b"%d" % number, value(1, b"x")) for number in range(10)), bound=4)
     assert list(contents(kept)) == [b"6", b"7", b"8", b"9"]

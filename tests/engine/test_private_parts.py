@@ -101,6 +101,7 @@ METHODS: list[tuple[Any, str, tuple[str, ...]]] = [
     (AIOKafkaClient, "send", ("node_id", "request", "group")),
     (AIOKafkaClient, "get_random_node", ()),
     (Request, "build", ("request_struct_class",)),
+    (GroupCoordinator, "_do_heartbeat", ()),
 ]
 
 # Owner whose constructor gives the attribute, and the attribute.
