@@ -110,8 +110,41 @@ def _database_url(text: str) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL with a password replaced by asterisks, for people and logs."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    """The URL with a password replaced by asterisks, for people and logs; also where it stands in a wrong place."""
+    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/@\[]*):(?!\d{1,5}(?:/|$)|\*\*\*@)[^/]*", r"\1:***", url)
+    return re.sub(r"([?&]pass\w*=)[^&]*", r"\1***", url)
+
+
+def tls_context(setting: str, *, cafile: str, certfile: str = "", keyfile: str = "") -> ssl.SSLContext:
+    """Trusts `cafile` (empty: what the system trusts) and always looks at certificate and name of the other side.
+
+    Raises Misconfigured, which names `setting`, for files that cannot be used.
+    """
+
+    def refuse_to_ask() -> str:
+        raise Misconfigured(f"the key in {keyfile or certfile} is encrypted", hint="give a key without a pass phrase")
+
+    try:
+        context = ssl.create_default_context(cafile=cafile or None)
+        if certfile:
+            # Without an answer of ours OpenSSL would ask the terminal for a pass phrase, and wait.
+            context.load_cert_chain(certfile, keyfile or None, password=refuse_to_ask)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a name with a NUL byte is a ValueError
+        raise Misconfigured(f"the files of {setting} cannot be used: {error}") from error
+    return context
+
+
+def _secret_in(file: str) -> str:
+    """Raises Misconfigured; a line feed at the end belongs to the file, not to the secret."""
+    try:
+        secret = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        # A UnicodeDecodeError holds the bytes.
+        raise Misconfigured(f"{file} cannot be read as a password: {type(error).__name__}") from None
+    if not secret or "\n" in secret:
+        raise Misconfigured(f"{file} does not hold a password in one line")
+    return secret
 
 
 def _setting(name: str, default: Value, parse: Callable[[str], Value], about: str) -> Value:
@@ -135,12 +168,14 @@ class Settings:
     )
     kafka_sasl_username: str = _setting("KAFKA_SASL_USERNAME", "", str, "with a SASL protocol")
     kafka_sasl_password: str = _setting("KAFKA_SASL_PASSWORD", "", str, "with a SASL protocol; never shown")
+    kafka_sasl_password_file: str = _setting("KAFKA_SASL_PASSWORD_FILE", "", _file, "holds it instead")
     kafka_ssl_cafile: str = _setting("KAFKA_SSL_CAFILE", "", _file, "authorities to trust instead of the system's")
     kafka_ssl_certfile: str = _setting("KAFKA_SSL_CERTFILE", "", _file, "our own certificate")
     kafka_ssl_keyfile: str = _setting("KAFKA_SSL_KEYFILE", "", _file, "the key of our own certificate")
     database_url: str = _setting(
         "DATABASE_URL", "sqlite+aiosqlite:///var/touchstream.db", _database_url, "facts and results"
     )
+    import_from: str = _setting("IMPORT_FROM", "", str, "what import reads, where --from is not given; never shown")
     memcached: str = _setting("MEMCACHED", "", _address, "cache of Prosper202 to delete journeys from; empty: none")
     memcached_sites: Sequence[str] = _setting("MEMCACHED_SITES", (), _hashes, "system hashes in its hashed keys")
     data_dir: Path = _setting("DATA_DIR", Path("var"), Path, "folder for what a process keeps on disk")
@@ -179,7 +214,8 @@ class Settings:
             by_name[name].name: _parsed(by_name[name], given[name]) for name in given if name in by_name
         }
         settings = cls(**values)
-        settings._check_security()
+        settings._check_sasl()
+        settings._check_tls()
         settings._check_retention()
         return settings
 
@@ -193,20 +229,35 @@ class Settings:
                 hint=f"set it to {least} or more, or to 0 to keep all clicks",
             )
 
-    def _check_security(self) -> None:
+    def _check_sasl(self) -> None:
         is_sasl = self.kafka_security_protocol.startswith("SASL_")
-        for name in ("mechanism", "username", "password"):
-            if bool(getattr(self, f"kafka_sasl_{name}")) != is_sasl:
-                verb = "needs" if is_sasl else "does not go with"
-                raise Misconfigured(
-                    f'{PREFIX}KAFKA_SECURITY_PROTOCOL "{self.kafka_security_protocol}" {verb}'
-                    f" {PREFIX}KAFKA_SASL_{name.upper()}"
-                )
+        if self.kafka_sasl_password and self.kafka_sasl_password_file:
+            raise Misconfigured(f"{PREFIX}KAFKA_SASL_PASSWORD and {PREFIX}KAFKA_SASL_PASSWORD_FILE are both given")
+        given = {
+            "MECHANISM": self.kafka_sasl_mechanism,
+            "USERNAME": self.kafka_sasl_username,
+            "PASSWORD": self.kafka_sasl_password or self.kafka_sasl_password_file,
+        }
+        for name, value in given.items():
+            if bool(value) != is_sasl:
+                raise self._does_not_fit(f"KAFKA_SASL_{name}", is_needed=is_sasl)
+
+    def _check_tls(self) -> None:
+        """Files for TLS beside a protocol without it are a mistake that would send everything in the clear."""
+        for name in ("cafile", "certfile", "keyfile"):
+            if getattr(self, f"kafka_ssl_{name}") and not self.kafka_security_protocol.endswith("SSL"):
+                raise self._does_not_fit(f"KAFKA_SSL_{name.upper()}", is_needed=False)
         if self.kafka_ssl_keyfile and not self.kafka_ssl_certfile:
             raise Misconfigured(f"{PREFIX}KAFKA_SSL_KEYFILE needs {PREFIX}KAFKA_SSL_CERTFILE")
 
+    def _does_not_fit(self, name: str, *, is_needed: bool) -> Misconfigured:
+        verb = "needs" if is_needed else "does not go with"
+        protocol = f'{PREFIX}KAFKA_SECURITY_PROTOCOL "{self.kafka_security_protocol}"'
+        hint = "it is one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
+        return Misconfigured(f"{protocol} {verb} {PREFIX}{name}", hint=hint)
+
     def kafka_options(self) -> dict[str, object]:
-        """What every client of aiokafka is made with: addresses and security."""
+        """What every client of aiokafka is made with: addresses and security. Raises Misconfigured."""
         options: dict[str, object] = {
             "bootstrap_servers": self.kafka,
             "security_protocol": self.kafka_security_protocol,
@@ -215,28 +266,26 @@ class Settings:
             options |= {
                 "sasl_mechanism": self.kafka_sasl_mechanism,
                 "sasl_plain_username": self.kafka_sasl_username,
-                "sasl_plain_password": self.kafka_sasl_password,
+                "sasl_plain_password": self.kafka_sasl_password or _secret_in(self.kafka_sasl_password_file),
             }
         if self.kafka_security_protocol.endswith("SSL"):
-            options["ssl_context"] = self._ssl_context()
+            options["ssl_context"] = tls_context(
+                f"{PREFIX}KAFKA_SSL_*",
+                cafile=self.kafka_ssl_cafile,
+                certfile=self.kafka_ssl_certfile,
+                keyfile=self.kafka_ssl_keyfile,
+            )
         return options
-
-    def _ssl_context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.kafka_ssl_cafile or None)
-            if self.kafka_ssl_certfile:
-                context.load_cert_chain(self.kafka_ssl_certfile, self.kafka_ssl_keyfile or None)
-        except ssl.SSLError as error:
-            raise Misconfigured(f"the files of {PREFIX}KAFKA_SSL_* cannot be used: {error}") from error
-        return context
 
     def __repr__(self) -> str:
         shown = {each.name: getattr(self, each.name) for each in fields(self)}
         shown["database_url"] = masked(self.database_url)
-        shown["kafka_sasl_password"] = "***" if self.kafka_sasl_password else ""
+        for name in ("kafka_sasl_password", "import_from"):
+            shown[name] = "***" if shown[name] else ""
         return "Settings(" + ", ".join(f"{name}={value!r}" for name, value in shown.items()) + ")"
 
 
+_SECRET = ("PASSWORD", "DATABASE_URL", "IMPORT_FROM")
 SETTING_NAMES = tuple(specification.metadata["name"] for specification in fields(Settings))
 
 
@@ -251,7 +300,8 @@ def _parsed(specification: "Field[object]", text: str) -> object:
     try:
         return specification.metadata["parse"](text.strip())
     except ValueError as error:
-        shown = "***" if name.endswith("PASSWORD") else masked(text)
+        # An address that cannot be read may hold its password anywhere.
+        shown = "***" if name.endswith(_SECRET) else text
         raise Misconfigured(f'setting {name} is "{shown}"; expected {error}') from error
 
 

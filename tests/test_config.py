@@ -1,10 +1,11 @@
 """Settings: what they accept, and how they refuse."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from stream.config import SETTING_NAMES, HostPort, Settings, read_settings
+from stream.config import SETTING_NAMES, HostPort, Settings, masked, read_settings, tls_context
 from stream.core.errors import Misconfigured
 
 
@@ -89,7 +90,6 @@ def test_names_that_kubernetes_injects_are_let_pass(name: str) -> None:
     [
         ("KAFKA", "localhost", "host:port"),
         ("KAFKA", "localhost:99999", "host:port"),
-        ("DATABASE_URL", "postgres://x", "sqlite+aiosqlite:///PATH or mysql+asyncmy://"),
         ("PARTITIONS", "0", "a whole number from 1 to 10000"),
         ("PARTITIONS", "three", "a whole number"),
         ("LOOKBACK_DAYS", "-1", "a whole number"),
@@ -139,7 +139,7 @@ def test_sasl_needs_all_of_its_three_and_plain_text_none() -> None:
 def test_a_key_without_a_certificate_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text("not a key")
-    assert "needs TOUCHSTREAM_KAFKA_SSL_CERTFILE" in refusal(KAFKA_SSL_KEYFILE=str(file))
+    assert "needs TOUCHSTREAM_KAFKA_SSL_CERTFILE" in refusal(KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_KEYFILE=str(file))
     with pytest.raises(Misconfigured, match="cannot be used"):
         Settings(kafka_security_protocol="SSL", kafka_ssl_certfile=str(file)).kafka_options()
 
@@ -149,7 +149,76 @@ def test_secrets_are_masked_wherever_they_could_be_shown() -> None:
     assert "s3cr" not in repr(settings)
     assert "t@h" not in repr(settings)
     assert "me:***@h:1/t" in repr(settings)
-    assert "s3cret" not in refusal(DATABASE_URL="mysql://me:s3cret@h/t")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://me:s3cret@h/t",
+        "mysql+asyncmy:/me:s3cret@h/t",
+        "me:s3cret@h/t",
+        "mysql+asyncmy://me:s3cret",
+        "s3cret",
+        "mysql+asyncmy:/s3cret",
+    ],
+)
+def test_an_address_that_cannot_be_read_is_not_shown(url: str) -> None:
+    message = refusal(DATABASE_URL=url)
+    assert "s3cret" not in message
+    assert 'TOUCHSTREAM_DATABASE_URL is "***"; expected sqlite+aiosqlite:///PATH or mysql+asyncmy://' in message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mysql+asyncmy://me:s3cret@h:1/t", "mysql+asyncmy://me:***@h:1/t"),
+        ("mysql+asyncmy://me:s3@cr/et@h:1/t", "mysql+asyncmy://me:***@h:1/t"),
+        ("mysql+asyncmy://me:s3cret/t", "mysql+asyncmy://me:***/t"),
+        ("mysql+asyncmy://h:3306/t?passwd=s3cret&a=1", "mysql+asyncmy://h:3306/t?passwd=***&a=1"),
+        ("mysql+asyncmy://[::1]:3306/t", "mysql+asyncmy://[::1]:3306/t"),
+        ("sqlite+aiosqlite:///a/b.db", "sqlite+aiosqlite:///a/b.db"),
+    ],
+)
+def test_the_password_in_an_address_is_masked(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_a_password_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("s3cret\n")
+    sasl = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "me"}
+    given = {f"TOUCHSTREAM_{name}": value for name, value in sasl.items()}
+    settings = Settings.from_env(given | {"TOUCHSTREAM_KAFKA_SASL_PASSWORD_FILE": str(file)})
+    assert settings.kafka_options()["sasl_plain_password"] == "s3cret"
+    assert "both" in refusal(**sasl, KAFKA_SASL_PASSWORD="a", KAFKA_SASL_PASSWORD_FILE=str(file))
+    assert "needs TOUCHSTREAM_KAFKA_SASL_PASSWORD" in refusal(**sasl)
+    for wrong in (b"", b"\n", b"s3cret\ntwo\n", b"s3cret\xff"):
+        file.write_bytes(wrong)
+        with pytest.raises(Misconfigured, match="password") as caught:
+            settings.kafka_options()
+        assert "s3cret" not in str(caught.value)
+
+
+def test_files_for_tls_are_not_given_in_vain(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("")
+    for protocol in ("PLAINTEXT", "SASL_PLAINTEXT"):
+        message = refusal(
+            KAFKA_SECURITY_PROTOCOL=protocol,
+            KAFKA_SSL_CAFILE=str(file),
+            KAFKA_SASL_MECHANISM="PLAIN" if protocol != "PLAINTEXT" else "",
+            KAFKA_SASL_USERNAME="me" if protocol != "PLAINTEXT" else "",
+            KAFKA_SASL_PASSWORD="p" if protocol != "PLAINTEXT" else "",
+        )
+        assert "does not go with TOUCHSTREAM_KAFKA_SSL_CAFILE" in message
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_pass_phrase(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:s3cret", "-subj", "/CN=us"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    with pytest.raises(Misconfigured, match="is encrypted"):
+        tls_context("x", cafile="", certfile=str(certificate), keyfile=str(key))
 
 
 def test_the_environment_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

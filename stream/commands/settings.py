@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import click
 
+from stream.agents.caching import journey_cache
 from stream.commands.authorship import MOST_USERS, actor_option, author_of, json_option, user_option
 from stream.commands.models import now, with_database
 from stream.commands.showing import add_row, listing, show, utc
 from stream.commands.times import TimeType
-from stream.config import host_port, read_settings
+from stream.config import read_settings
 from stream.core.toggles import Toggle, ToggleScope
-from tables.cache import JourneyCache
 from tables.sql.database import Database
 from tables.sql.setting_store import SettingChange, SettingList, Switch, list_settings, set_multi_touch
 from tables.sql.toggles import StoredSetting
@@ -148,9 +148,7 @@ def set_command(
 
 
 async def _set(database: Database, switch: Switch, actor: str, *, is_json: bool) -> SettingChange:
-    settings = read_settings()
-    host, port = host_port(settings.memcached) if settings.memcached else ("", 0)
-    cache = JourneyCache(host, port, settings.memcached_sites)
+    cache = journey_cache(read_settings())
 
     async def evict(conv_ids: Sequence[int]) -> None:
         if failed := await cache.delete(conv_ids):

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from stream.agents.topic_names import planned_topics
 from stream.config import Settings, read_settings
 from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
+from stream.engine.reaching import refusal
 from stream.topics import PlannedTopic, TopicSpec, read_topics
 
 REQUEST_LIMIT_S = 10
@@ -27,13 +28,20 @@ class TopicsDiffer(StreamError):
 
 @contextlib.asynccontextmanager
 async def connected_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A client that has reached the broker; raises Unavailable where it cannot, or later fails."""
-    admin = AIOKafkaAdminClient(request_timeout_ms=REQUEST_LIMIT_S * 1000, **settings.kafka_options())
+    """A client that has reached the broker; raises Unavailable where it cannot, or later fails.
+
+    Raises Misconfigured where broker and settings do not go together: certificate, account, TLS or none.
+    """
+    options = settings.kafka_options()
+    admin = AIOKafkaAdminClient(request_timeout_ms=REQUEST_LIMIT_S * 1000, **options)
     try:
         async with asyncio.timeout(REQUEST_LIMIT_S):
             await admin.start()
         yield admin
     except (KafkaError, TimeoutError, OSError) as error:
+        refused = await refusal(options)
+        if refused is not None:
+            raise refused from error
         raise Unavailable(
             f"Kafka at {settings.kafka} did not answer: {error or type(error).__name__}",
             hint="is the broker running, and is TOUCHSTREAM_KAFKA its address? On this machine: dev/kafka start",

@@ -1,6 +1,7 @@
 """Which database does a URL mean? Read once, checked, and given to SQLAlchemy in one form."""
 
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from sqlalchemy import URL, exc, make_url
 
@@ -10,6 +11,8 @@ MYSQL = "mysql"
 SQLITE = "sqlite"
 
 _HINT = "use mysql+asyncmy://USER:PASSWORD@HOST:PORT/DATABASE or sqlite+aiosqlite:///PATH"
+TLS_OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
+_OPTIONS = ("charset", "unix_socket", *TLS_OPTIONS)
 _DRIVERS = {"mysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy", "sqlite": "sqlite+aiosqlite"}
 
 
@@ -25,6 +28,10 @@ def address_of(url: str) -> URL:
         raise Misconfigured(f'database URL "{shown}" names a database or driver that is not supported', hint=_HINT)
     address = address.set(drivername=driver)
     if driver.startswith(MYSQL):
+        # SQLAlchemy leaves such options out: TLS would be gone with the variable that should have named its file.
+        options = url.rpartition("@")[2].partition("?")[2]
+        if options and not all(value for _, value in parse_qsl(options, keep_blank_values=True)):
+            raise Misconfigured("database URL has an option without a value", hint=_HINT)
         return _mysql_address(address)
     return _sqlite_address(address)
 
@@ -32,6 +39,9 @@ def address_of(url: str) -> URL:
 def _mysql_address(address: URL) -> URL:
     if not address.database:
         raise Misconfigured("database URL names no database", hint=_HINT)
+    if not address.query.keys() <= set(_OPTIONS):
+        # Others would change how the driver logs in, reads, or sends files of ours.
+        raise Misconfigured("database URL has an unknown option", hint="options are " + ", ".join(_OPTIONS))
     return address.update_query_dict({"charset": "utf8mb4"})
 
 

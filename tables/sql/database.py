@@ -16,6 +16,7 @@ from stream.core.errors import Unavailable
 from tables.sql.addresses import MYSQL, SQLITE, address_of
 from tables.sql.connections import Connection, MysqlConnection, SqliteConnection
 from tables.sql.errors import TRANSLATING
+from tables.sql.tls import tls_arguments
 
 CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 60  # a server that is stopped, not gone, must not hold a chunk for ever
@@ -116,7 +117,7 @@ def _engine(address: URL, pool_size: int) -> AsyncEngine:
             isolation_level="READ COMMITTED",
             pool_recycle=RECYCLE_S,
             pool_timeout=CONNECT_TIMEOUT_S,
-            connect_args=mysql_arguments() | {"read_timeout": ANSWER_TIMEOUT_S},
+            connect_args=mysql_arguments(address) | {"read_timeout": ANSWER_TIMEOUT_S},
             **shared,
         )
     engine = create_async_engine(address, connect_args=sqlite_arguments(), **shared)
@@ -124,12 +125,13 @@ def _engine(address: URL, pool_size: int) -> AsyncEngine:
     return engine
 
 
-def mysql_arguments() -> dict[str, Any]:
+def mysql_arguments(address: URL) -> dict[str, Any]:
     limits = f"innodb_lock_wait_timeout = {LOCK_TIMEOUT_S}, SESSION wait_timeout = {IDLE_TIMEOUT_S}"
     return {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "sql_mode": f"'{STRICT}'",  # the installation's own mode may cut values off without a word
         "init_command": f"SET SESSION {limits}",
+        **tls_arguments(address),
     }
 
 

@@ -1,6 +1,7 @@
 """What went wrong in the database, in the words of `stream.core.errors`: wait, retry, halve the chunk, or stop."""
 
 import sqlite3
+import ssl
 from types import TracebackType
 
 from asyncmy.errors import Error as MysqlError
@@ -49,6 +50,7 @@ _SQLITE_DUPLICATES = frozenset(
     {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_ROWID}
 )
 
+_ACCOUNT_HINT = "check TOUCHSTREAM_DATABASE_URL; an account that must use TLS needs ssl_ca=FILE or ssl=true in it"
 UPGRADE_HINT = 'run "python -m stream db upgrade"'
 
 
@@ -85,7 +87,22 @@ class _Translating:
 TRANSLATING = _Translating()
 
 
+def _of_tls(error: BaseException) -> StreamError | None:
+    """Of a server that is not whom the settings mean, which no waiting mends; the driver wraps what OpenSSL says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Misconfigured(
+                f"the certificate of the database is not trusted: {cause.verify_message}",
+                hint="ssl_ca in its URL names the authorities to trust; the certificate must have the URL's host",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def _of_mysql(error: MysqlError) -> StreamError | None:
+    if (untrusted := _of_tls(error)) is not None:
+        return untrusted
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = f"database: {error}"
     kinds: tuple[tuple[bool, StreamError], ...] = (
@@ -94,7 +111,7 @@ def _of_mysql(error: MysqlError) -> StreamError | None:
         # Without a code: the driver found the connection closed or its packets out of order.
         (code in _AWAY or code in _CLIENT_CODES or code == 0, Unavailable(text)),
         (code in _REFUSED, RefusedByDatabase(text)),
-        (code in _WRONG_ACCOUNT, Misconfigured(text, hint="check TOUCHSTREAM_DATABASE_URL")),
+        (code in _WRONG_ACCOUNT, Misconfigured(text, hint=_ACCOUNT_HINT)),
         (code in _NO_SUCH_THING, StartRefused(text, hint=UPGRADE_HINT)),
     )
     return next((kind for applies, kind in kinds if applies), None)

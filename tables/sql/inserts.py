@@ -28,8 +28,8 @@ def optional_money(units: Units | None) -> str | None:
 
 
 def whole_list(numbers: Sequence[int]) -> str:
-    """The inside of IN (...)."""
-    return ",".join(map(str, numbers))
+    """The inside of IN (...). Raises ValueError for what is no whole number."""
+    return ",".join(map("{:d}".format, numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from stream.core.errors import Unavailable
 from tables.sql.addresses import MYSQL, address_of
-from tables.sql.database import mysql_arguments, prepare_sqlite, sqlite_arguments
+from tables.sql.database import CONNECT_TIMEOUT_S, mysql_arguments, prepare_sqlite, sqlite_arguments
 from tables.sql.differences import differences
 from tables.sql.errors import TRANSLATING
 
@@ -33,7 +33,7 @@ async def schema_differences(url: str) -> list[str]:
     """One line for each; empty: none."""
     async with _engine(address_of(url)) as engine:
         with TRANSLATING:
-            async with engine.connect() as connection:
+            async with _connected(engine) as connection:
                 return await connection.run_sync(differences)
 
 
@@ -41,7 +41,7 @@ async def schema_differences(url: str) -> list[str]:
 async def _engine(address: URL) -> AsyncIterator[AsyncEngine]:
     """Without the time limits of a worker: a change of the schema may take minutes."""
     if address.get_backend_name() == MYSQL:
-        arguments = mysql_arguments() | {"init_command": f"SET SESSION wait_timeout = {WAIT_S}"}
+        arguments = mysql_arguments(address) | {"init_command": f"SET SESSION wait_timeout = {WAIT_S}"}
         engine = create_async_engine(address, poolclass=NullPool, connect_args=arguments)
     else:
         engine = create_async_engine(address, poolclass=NullPool, connect_args=sqlite_arguments())
@@ -50,6 +50,18 @@ async def _engine(address: URL) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Statements may take long; a server that says nothing at all to a new client may not."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                connection = await stack.enter_async_context(engine.connect())
+        except TimeoutError as error:
+            raise Unavailable(f"database did not answer within {CONNECT_TIMEOUT_S} s") from error
+        yield connection
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +75,7 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @contextlib.asynccontextmanager
 async def _alone_on_mysql(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with engine.connect() as connection:
+    async with _connected(engine) as connection:
         # Names of locks are the server's: the database's own name belongs into it. It ends with the connection.
         lock = "CONCAT('touchstream:', LEFT(DATABASE(), 50))"
         got = (await connection.execute(text(f"SELECT GET_LOCK({lock}, {WAIT_S})"))).scalar()

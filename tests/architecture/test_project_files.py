@@ -73,7 +73,9 @@ def test_every_published_port_is_of_this_machine_alone() -> None:
 def test_the_image_runs_our_command_from_the_lock_and_not_as_root() -> None:
     lines = text_of("Dockerfile").splitlines()
     assert 'ENTRYPOINT ["python", "-m", "stream"]' in lines
-    assert any("--require-hashes -r requirements.lock" in line for line in lines)
+    installed = [line for line in lines if line.startswith("RUN pip install") and line.endswith("-r requirements.lock")]
+    assert installed
+    assert all("--require-hashes" in line for line in installed)
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users
     assert users[-1] not in {"0", "root"}
