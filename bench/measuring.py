@@ -124,9 +124,7 @@ class Runner:
         return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
     def peak_mb(self) -> float:
-        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+        return peak_mb(self._process.pid)
 
     async def begun(self) -> None:
         """Of ours: until it has its partitions, which is before its first record."""
@@ -235,6 +233,13 @@ async def wait_for_offsets(offsets: Offsets, wanted: int, running: Runner) -> in
         await asyncio.sleep(POLL_SECONDS)
     label = running.contestant.label
     raise DidNotRun(f"{label} committed {events:,} of {wanted:,} in time:\n{running.log_tail()}")
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a living process has had in RAM. Raises OSError once it is gone."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def python_module(name: str, *arguments: str, python: str | Path = sys.executable) -> list[str]:

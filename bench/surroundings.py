@@ -59,7 +59,7 @@ def quix_python() -> Path:
     if not stamp.exists() or stamp.read_text(encoding="ascii") != wanted:
         run(sys.executable, "-m", "venv", "--clear", home)
         pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        run(*pip, "--require-hashes", "-r", LOCK)
+        run(*pip, "--require-hashes", "--no-deps", "-r", LOCK)  # the Makefile says why: LOCKED
         stamp.write_text(wanted, encoding="ascii")
     return python
 

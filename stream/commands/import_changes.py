@@ -16,6 +16,7 @@ from stream.core.events import (
 )
 
 MOST_UNSETTLED = 200_000
+MOST_MARKS = 50  # each row that is compared is looked for in all of them
 MOST_TRIED = 200_000
 
 Identity = tuple[int, int]  # kind and id
@@ -55,6 +56,12 @@ class _Mark(NamedTuple):
     identities: frozenset[Identity] | None
 
 
+def _merged(newest: _Mark, before: _Mark) -> _Mark:
+    if newest.identities is None or before.identities is None:
+        return _Mark(newest.ends, None)
+    return _Mark(newest.ends, newest.identities | before.identities)
+
+
 class Unsettled:
     """What may be on its way through the log: SQL says nothing of it before the workers have passed it."""
 
@@ -87,6 +94,8 @@ class Unsettled:
         passed = {key: max(place.begin, place.committed or 0) for key, place in places.items()}
         while self._marks and all(passed.get(key, 0) >= end for key, end in self._marks[0].ends.items()):
             self._marks.popleft()
+        if len(self._marks) > MOST_MARKS:
+            self._marks.append(_merged(self._marks.pop(), self._marks.pop()))
         if sum(len(mark.identities or ()) for mark in self._marks) > MOST_UNSETTLED:
             self._marks = deque([_Mark(self._marks[-1].ends, None)])
 
@@ -103,22 +112,22 @@ class Unsettled:
 
 
 class Tried:
-    """What was sent as a change, so that what takes no effect is not sent for ever; the oldest are forgotten."""
+    """What was sent as a change, or refused as one, so that it is not done for ever; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[Identity, tuple[Event, int]] = OrderedDict()
 
-    def count(self, entry: Entry) -> int:
-        """How often this content of the row was counted before."""
-        identity = (entry.kind, entry.event_id)
-        content = entry.event._replace(revised_at=0)
-        known, attempts = self._attempts.pop(identity, (content, 0))
-        if known != content:
-            attempts = 0
-        self._attempts[identity] = content, attempts + 1
+    def attempts(self, entry: Entry) -> int:
+        """How often this content of the row was counted."""
+        known, attempts = self._attempts.get((entry.kind, entry.event_id), (None, 0))
+        return attempts if known == entry.event._replace(revised_at=0) else 0
+
+    def count(self, entry: Entry) -> None:
+        attempts = self.attempts(entry) + 1
+        self.forget(entry)
+        self._attempts[entry.kind, entry.event_id] = entry.event._replace(revised_at=0), attempts
         if len(self._attempts) > MOST_TRIED:
             self._attempts.popitem(last=False)
-        return attempts
 
     def forget(self, entry: Entry) -> None:
         self._attempts.pop((entry.kind, entry.event_id), None)

@@ -79,32 +79,38 @@ class Changes:
     async def _send_changed(self, rows: Sequence[Entry]) -> None:
         compared = [row for row in rows if self._is_wanted(row) and not self.unsettled.holds((row.kind, row.event_id))]
         stored = await self._stored(compared)
-        late: list[Entry] = []
-        changed: list[Entry] = []
+        late: list[tuple[Entry, Event]] = []
+        changed: list[tuple[Entry, Event]] = []
         for row in compared:
             known = stored.get((row.kind, row.event_id))
             event = _restated(row.event, known)
             if event is None:
                 self._tried.forget(row)
             elif self._may_send(row, event, known):
-                (late if known is None else changed).append(row._replace(event=event))
-        await self._send(sorted(late), is_change=False)
-        await self._send(sorted(changed), is_change=True)
+                (late if known is None else changed).append((row, event))
+        await self._try(late, is_change=False)
+        await self._try(changed, is_change=True)
+
+    async def _try(self, differing: Sequence[tuple[Entry, Event]], *, is_change: bool) -> None:
+        await self._send(sorted(row._replace(event=event) for row, event in differing), is_change=is_change)
+        for row, _ in differing:  # only now: what the broker did not take must be tried again
+            self._tried.count(row)
 
     def _may_send(self, row: Entry, event: Event, known: Event | None) -> bool:
-        attempts = self._tried.count(row)
+        attempts = self._tried.attempts(row)
+        if attempts == 0 and can_replace(event, known):
+            return True
+        self._tried.count(row)
         name = f"row of {CLICKS if row.kind == IS_CLICK else CONVERSIONS} with id {row.event_id}"
-        if not can_replace(event, known):
-            if attempts == 0:
-                self._passing.telling.warn(
-                    f"not sent: {name} has changed in a way that is refused: another user, campaign or click"
-                )
-            return False
-        if attempts == 1:
+        if attempts == 0:
+            self._passing.telling.warn(
+                f"not sent: {name} has changed in a way that is refused: another user, campaign or click"
+            )
+        elif attempts == 1 and can_replace(event, known):
             self._passing.telling.warn(
                 f"not sent again: {name} was sent, and is not in the database; dead-letters list may say why"
             )
-        return attempts == 0
+        return False
 
     def _is_wanted(self, row: Entry) -> bool:
         return row.time in self._passing.wanted and (row.kind != IS_CLICK or row.time >= self._kept_since())
@@ -135,8 +141,8 @@ async def follow(passing: Passing, place: Place, changes: Changes, reader: Stand
     for _ in range(_PAGES_A_POLL):
         check_stopped()
         sent = await send_new(passing, place)
-        changes.unsettled.add(sent)
-        if len(sent) < passing.batch_size:
+        changes.unsettled.add(sent.entries)
+        if sent.is_end:
             break
     if changes.unsettled.is_pending:
         changes.unsettled.look(await reader.read())

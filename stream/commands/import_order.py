@@ -20,7 +20,7 @@ from stream.commands.import_source import (
     conversion_entry,
 )
 from tables.sql.connections import Row
-from tables.sql.installed import InstalledTables
+from tables.sql.installed import GREATEST_CLICK_ID, InstalledTables
 
 LOOKAHEAD_ROWS = 10_000
 _ROWS_IN_MEMORY = 100_000  # of all accounts together, while each has at least
@@ -58,7 +58,10 @@ class Lane(ABC):
 
 
 class ClickLane(Lane):
-    """The clicks of one account up to a time, both ends included; rows with ids beyond `newest_id` are left out."""
+    """The clicks of one account up to a time, both ends included; rows with ids beyond `newest_id` are left out.
+
+    But for those that are no ids of an event: nobody else would come by and tell of them.
+    """
 
     def __init__(
         self, installed: InstalledTables, events: SourceEvents, user_id: int, *, since: int, until: int, newest_id: int
@@ -115,7 +118,7 @@ class ClickLane(Lane):
         await self._keep(rows)
 
     async def _keep(self, rows: Sequence[Row]) -> None:
-        known = [row for row in rows if row[0] <= self._newest_id]
+        known = [row for row in rows if row[0] <= self._newest_id or row[0] > GREATEST_CLICK_ID]
         self.entries += sorted(map(click_entry, await self._events.clicks_at_their_rows(known)))
 
 

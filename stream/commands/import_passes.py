@@ -7,6 +7,7 @@ loses nothing.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stream.commands.import_order import ClickLane, ConversionLane, in_order, share_memory
 from stream.commands.import_place import Place, Places, Range
@@ -18,6 +19,7 @@ from stream.core.events import Click
 from stream.core.keys import partition_of, record_key
 from stream.wire.encoding import encode_click, encode_conversion
 from stream.wire.outgoing import OutgoingRecord
+from tables.sql.connections import Row
 from tables.sql.installed import InstalledTables
 
 
@@ -87,6 +89,20 @@ async def first_place(installed: InstalledTables) -> Place:
     return Place(newest_click=newest_click)
 
 
+async def lacking_rows(installed: InstalledTables, place: Place) -> str:
+    """Says which rows before the place are gone; '': the newest of them are there, or newer ones."""
+    newest_click, newest_conversion = await installed.newest_ids()
+    reached_click = max(place.newest_click, place.last_click)
+    return " and ".join(
+        f"{kind} were read up to id {reached}, and the greatest is {newest} now"
+        for kind, reached, newest in (
+            ("clicks", reached_click, newest_click),
+            ("conversions", place.last_conversion, newest_conversion),
+        )
+        if newest < reached
+    )
+
+
 async def first_pass(passing: Passing, place: Place) -> None:
     """All rows by time. Moves `place` along, and notes it after each batch."""
     if place.is_first_pass_done:
@@ -125,8 +141,8 @@ async def _click_lanes(passing: Passing, place: Place) -> list[ClickLane]:
             passing.installed, passing.events, user_id, since=since, until=until, newest_id=place.newest_click
         )
         lanes.append(lane)
-        begin, end = await passing.installed.time_range(user_id)
-        first, last = min(first, begin), max(last, end)
+        if (times := await passing.installed.time_range(user_id)) is not None:
+            first, last = min(first, times[0]), max(last, times[1])
     share_memory(lanes, passing.batch_size)
     # As if the rows were spread over the time evenly.
     share = max(0, min(last, until) - max(first, since) + 1) / max(1, last - first + 1)
@@ -134,41 +150,51 @@ async def _click_lanes(passing: Passing, place: Place) -> list[ClickLane]:
     return lanes
 
 
-async def send_new(passing: Passing, place: Place) -> list[Entry]:
-    """The next rows by rising id, merged by time; returns what was sent. Without new rows nothing happens."""
+class NewSent(NamedTuple):
+    """What was sent, which may be nothing although there is more: a whole page of rows can be no events."""
+
+    entries: Sequence[Entry]
+    is_end: bool  # these were the last rows
+
+
+async def send_new(passing: Passing, place: Place) -> NewSent:
+    """The next rows by rising id, merged by time. Without new rows nothing happens."""
     clicks = await passing.installed.clicks_after(place.last_click, limit=passing.batch_size)
     conversions = await passing.installed.conversions_after(place.last_conversion, limit=passing.batch_size)
     if not clicks and not conversions:
-        return []
+        return NewSent([], is_end=True)
     lanes = [
         NewRows(
-            [row[0] for row in clicks],
-            [click_entry(each) for each in await passing.events.clicks_by_id(clicks)],
+            clicks,
+            [click_entry(each) for each in await passing.events.clicks_by_id(clicks, is_counted=False)],
             is_cut=len(clicks) == passing.batch_size,
         ),
         NewRows(
-            [row[0] for row in conversions],
-            [conversion_entry(each) for each in passing.events.conversions(conversions)],
+            conversions,
+            [conversion_entry(each) for each in passing.events.conversions(conversions, is_counted=False)],
             is_cut=len(conversions) == passing.batch_size,
         ),
     ]
     horizon = min((lane.latest for lane in lanes if lane.is_cut), default=None)
     for lane in lanes:
         lane.hold_back(horizon)
+    await passing.events.clicks_by_id(lanes[0].with_left_out())
+    passing.events.conversions(lanes[1].with_left_out())
     entries = sorted(entry for lane in lanes for entry in lane.entries if entry.time in passing.wanted)
     await _send(passing, entries)
     place.last_click = max(place.last_click, lanes[0].last_id)
     place.last_conversion = max(place.last_conversion, lanes[1].last_id)
     await passing.way.note(place)
-    return entries
+    return NewSent(entries, is_end=not any(lane.is_cut for lane in lanes))
 
 
 class NewRows:
     """A page of new rows of one kind. Cut: there may be more behind it."""
 
-    def __init__(self, ids: Sequence[int], entries: list[Entry], *, is_cut: bool) -> None:
+    def __init__(self, rows: Sequence[Row], entries: list[Entry], *, is_cut: bool) -> None:
+        self._rows = rows
         self.entries = entries  # by id
-        self.last_id = ids[-1] if ids else 0
+        self.last_id: int = rows[-1][0] if rows else 0
         self.is_cut = is_cut
         self.latest = max((entry.moment for entry in entries), default=Moment(0, IS_CLICK, 0))
 
@@ -179,6 +205,11 @@ class NewRows:
         place = next(place for place, entry in enumerate(self.entries) if entry.moment > horizon)
         self.last_id = self.entries[place].event_id - 1
         del self.entries[place:]
+
+    def with_left_out(self) -> list[Row]:
+        """What is not left to the next page, where some of it is no entry: to be counted now, and once."""
+        passed = [row for row in self._rows if row[0] <= self.last_id]
+        return passed if len(passed) > len(self.entries) else []
 
 
 async def _send(passing: Passing, entries: Sequence[Entry]) -> None:

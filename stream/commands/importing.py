@@ -11,7 +11,7 @@ import click
 from stream.clock import unix_now
 from stream.commands.import_changes import Tried
 from stream.commands.import_following import Changes, follow_for_ever
-from stream.commands.import_passes import DryWay, LogWay, Passing, Way, first_pass, first_place, send_new
+from stream.commands.import_passes import DryWay, LogWay, Passing, Way, first_pass, first_place, lacking_rows, send_new
 from stream.commands.import_place import EARLIEST, LATEST, Place, Places, Range
 from stream.commands.import_report import Telling
 from stream.commands.import_source import SourceEvents
@@ -24,12 +24,16 @@ from stream.config import Settings, read_settings
 from stream.core.errors import Misconfigured, StreamError, Unavailable
 from stream.topics import CLICKS, CONVERSIONS
 from tables.sql.database import Database, open_database
-from tables.sql.installed import InstalledTables
+from tables.sql.installed import InstalledTables, SourceUnfit
 from tables.sql.installed_address import SourceAddress, source_address
 
 _PAUSE_S = 2.0
 _DAY_S = 86_400
 _MOST_ROWS = 50_000
+_AGAIN = (
+    "another installation behind this address, one restored from a backup, or its newest rows were deleted? --again"
+    " begins at the beginning: what was sent before is sent again, and changes nothing"
+)
 
 
 class ImportStopped(StreamError):
@@ -59,6 +63,7 @@ class Importing:
         self._tried = Tried()
         self._begins_again = wish.is_again
         self._is_waiting = False
+        self._has_told_lacking = False
 
     async def run(self) -> None:
         """Raises StreamError; followed, what does not answer is waited for."""
@@ -83,6 +88,7 @@ class Importing:
             ours = open_database(self._settings.database_url)
             stack.push_async_callback(ours.close)
             await installed.check()
+            await self._check_other_database(installed, ours)
             places = Places(ours, installed.name, self._wish.wanted)
             place = None if self._begins_again else await places.read()
             passing = Passing(
@@ -95,6 +101,11 @@ class Importing:
             )
             await self._pass(passing, place, ours)
 
+    async def _check_other_database(self, installed: InstalledTables, ours: Database) -> None:
+        """Raises Misconfigured. One server may have several addresses: what it says of itself decides."""
+        if self._settings.conversion_logs == "own" and await installed.is_same_database(ours):
+            raise _source_is_ours(self._wish.source)
+
     @contextlib.asynccontextmanager
     async def _way(self, places: Places) -> AsyncIterator[Way]:
         if self._wish.is_dry:
@@ -105,6 +116,8 @@ class Importing:
             yield LogWay(writer, places, clicks=clicks, conversions=conversions)
 
     async def _pass(self, passing: Passing, found: Place | None, ours: Database) -> None:
+        if found is not None:
+            await self._check_same_source(passing.installed, found)
         place = found or await first_place(passing.installed)
         await passing.way.note(place)
         self._begins_again = False
@@ -114,11 +127,22 @@ class Importing:
         await first_pass(passing, place)
         self._telling.first_pass_ended()
         if not self._wish.follows:
-            while await send_new(passing, place):
+            while not (await send_new(passing, place)).is_end:
                 pass
             return
         async with reading_standing(self._settings) as reader:
             await follow_for_ever(passing, place, changes, reader, went_well=self._went_well)
+
+    async def _check_same_source(self, installed: InstalledTables, place: Place) -> None:
+        """Raises SourceUnfit. Followed, all its rows are compared, and what nobody has reported is sent."""
+        lacking = await lacking_rows(installed, place)
+        if not lacking:
+            return
+        if not self._wish.follows:
+            raise SourceUnfit(f"source {self._wish.source.name}: {lacking}", hint=_AGAIN)
+        if not self._has_told_lacking:
+            self._telling.warn(f"source {self._wish.source.name}: {lacking}\nhint: {_AGAIN}")
+        self._has_told_lacking = True
 
     def _went_well(self) -> None:
         if self._is_waiting:
@@ -155,14 +179,23 @@ def _tell_end(telling: Telling, wish: Wish, *, is_ok: bool) -> None:
 def _check(settings: Settings, wish: Wish) -> None:
     """Raises Misconfigured where what we write would be read as what the tracking servers wrote."""
     if settings.conversion_logs == "own" and wish.source.is_the_database_of(settings.database_url):
-        raise Misconfigured(
-            f"--from {wish.source.name} is our own database, whose 202_conversion_logs we write ourselves",
-            hint="set TOUCHSTREAM_CONVERSION_LOGS=installed, or use another database for TOUCHSTREAM_DATABASE_URL",
-        )
+        raise _source_is_ours(wish.source)
+
+
+def _source_is_ours(source: SourceAddress) -> Misconfigured:
+    return Misconfigured(
+        f"--from {source.name} is our own database, whose 202_conversion_logs we write ourselves",
+        hint="set TOUCHSTREAM_CONVERSION_LOGS=installed, or use another database for TOUCHSTREAM_DATABASE_URL",
+    )
 
 
 @click.command(name="import")
-@click.option("--from", "url", metavar="URL", required=True, help="mysql://USER:PASSWORD@HOST:PORT/DATABASE")
+@click.option(
+    "--from",
+    "url",
+    metavar="URL",
+    help="mysql://USER:PASSWORD@HOST:PORT/DATABASE; TOUCHSTREAM_IMPORT_FROM keeps it out of lists of processes.",
+)
 @click.option("--since", type=TimeType(), help="Unix seconds or ISO 8601: only what happened then or later.")
 @click.option("--until", type=TimeType(), help="Likewise: only what happened then or before.")
 @click.option(
@@ -178,7 +211,7 @@ def _check(settings: Settings, wish: Wish) -> None:
 @click.option("--json", "is_json", is_flag=True, help="One JSON object at the end, see above.")
 def command(
     *,
-    url: str,
+    url: str | None,
     since: int | None,
     until: int | None,
     batch_size: int,
@@ -201,8 +234,12 @@ def command(
         raise click.UsageError(f"--since {utc(wanted.since)} is after --until {utc(wanted.until)}")
     if follows and is_dry:
         raise click.UsageError("--follow sends, --dry-run does not: give one of them")
+    settings = read_settings()
+    source = url or settings.import_from
+    if not source:
+        raise click.UsageError("give the source as --from URL, or in TOUCHSTREAM_IMPORT_FROM")
     wish = Wish(
-        source=source_address(url),
+        source=source_address(source),
         wanted=wanted,
         batch_size=batch_size,
         follows=follows,
@@ -210,6 +247,5 @@ def command(
         is_again=is_again,
         is_json=is_json,
     )
-    settings = read_settings()
     _check(settings, wish)
     import_rows(settings, wish)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import click
 
+from stream.agents.caching import journey_cache
 from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
 from stream.commands.authorship import MOST_USERS, json_option
@@ -16,9 +17,8 @@ from stream.commands.rebuild import until_stopped
 from stream.commands.rebuilding import patiently
 from stream.commands.showing import utc
 from stream.commands.times import TimeType
-from stream.config import Settings, host_port, read_settings
+from stream.config import Settings, read_settings
 from stream.core.errors import StreamError, Unavailable
-from tables.cache import JourneyCache
 from tables.sql.database import Database, open_database
 from tables.sql.purge_ranges import Span, accounts_with_conversions, unknown_to_all
 from tables.sql.rebuild_ranges import has_conversions_from
@@ -50,8 +50,7 @@ class Wish:
 async def purge(settings: Settings, wish: Wish) -> None:
     """Raises PurgeFailed where something is left to be done, click.UsageError before anything is."""
     database = open_database(settings.database_url)
-    host, port = host_port(settings.memcached) if settings.memcached else ("", 0)
-    cache = JourneyCache(host, port, settings.memcached_sites)
+    cache = journey_cache(settings)
     done = Purged()
     try:
         users = await patiently(lambda: _users_of(database, wish), limit=_PATIENCE_S)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -16,9 +17,19 @@ from stream.clock import unix_now
 from stream.commands.authorship import MOST_USERS
 from stream.commands.rebuild import until_stopped
 from stream.commands.rebuilding import LEASE_S, RENEWAL_S, patiently
-from stream.commands.replay_plan import DAY_SECONDS, Plan, Wish, check_reach, gaps, make_plan, plan_lines
+from stream.commands.replay_plan import (
+    DAY_SECONDS,
+    Plan,
+    Wish,
+    check_reach,
+    gaps,
+    make_plan,
+    older_ranges,
+    plan_lines,
+)
 from stream.commands.replay_processes import work_in_processes
 from stream.commands.replay_report import Telling
+from stream.commands.replay_users import check_users_of_log
 from stream.commands.replay_work import PATIENCE_S, Job, work
 from stream.commands.showing import utc
 from stream.commands.times import TimeType
@@ -29,7 +40,7 @@ from tables.sql.database import Database, open_database
 from tables.sql.facts import list_progress
 from tables.sql.rebuild_ranges import has_conversions_from, unknown_accounts
 from tables.sql.replay_runs import ReplayRun, claim_replay, end_replay, find_replay, renew_replay
-from tables.sql.replays import count_conversions, raise_history
+from tables.sql.replays import count_conversions, missing_clicks, raise_history
 from tables.sql.runs import RunState
 
 _DEFAULT_DAYS = 30
@@ -48,7 +59,9 @@ async def replay(
     try:
         if resumed is not None:
             wish = await _wish_of_run(database, resumed, wish)
-        await patiently(lambda: _check_wish(database, wish), limit=_PATIENCE_S)
+        unknown = await patiently(lambda: _check_wish(database, wish), limit=_PATIENCE_S)
+        if unknown:
+            await check_users_of_log(settings, wish, unknown)
         if is_verifying:
             await verify(settings, database, wish, is_json=is_json)
             return
@@ -58,8 +71,8 @@ async def replay(
         if is_dry:
             await _show_plan(database, wish, plan, is_json=is_json)
             return
-        run = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
-        with Telling(wish, is_silent=is_json) as telling:
+        run, is_resumed = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
+        with Telling(wish, is_silent=is_json, is_resumed=is_resumed) as telling:
             telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
             async with _kept(database, run):
                 await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
@@ -79,11 +92,32 @@ async def _rounds(
     """All facts before the first journey: a conversion may rest on a click in another partition."""
     telling.begin_round("records", plan.records)
     await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
+    await _older_clicks(settings, wish, plan, run=run, telling=telling, database=database)
     conversions = await patiently(
         lambda: count_conversions(database, wish.users, start=wish.start, end=wish.end), limit=PATIENCE_S
     )
     telling.begin_round("conversions", conversions)
     await _round(settings, _jobs(wish, plan, run, is_facts=False), telling)
+
+
+async def _older_clicks(
+    settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
+) -> None:
+    """A converting click may be older than any lookback, and so may the report of a payment that was told of first."""
+    before = wish.start - settings.lookback_days * DAY_SECONDS
+    missing = await patiently(
+        lambda: missing_clicks(database, wish.users, start=wish.start, end=wish.end, before=before), limit=PATIENCE_S
+    )
+    if not missing:
+        return
+    older = await older_ranges(settings, wish, plan, since=min(missing.values()))
+    records = sum(part.records for part in older)
+    if not records:
+        return
+    telling.say(f"{len(missing):,} converting clicks are older than what was read: {records:,} records more")
+    telling.begin_round("records", plan.records + records)
+    (job,) = _jobs(replace(wish, workers=1), replace(plan, ranges=older), run, is_facts=True)
+    await work(settings, job._replace(clicks=sorted(missing)), telling)
 
 
 async def _round(settings: Settings, jobs: Sequence[Job], telling: Telling) -> None:
@@ -123,16 +157,14 @@ async def _wish_of_run(database: Database, run_id: int, wish: Wish) -> Wish:
     return wish.of(run.arguments)
 
 
-async def _check_wish(database: Database, wish: Wish) -> None:
+async def _check_wish(database: Database, wish: Wish) -> Sequence[int]:
+    """Accounts that are asked for, and of which SQL knows nothing."""
     async with database.reading() as connection:
         if wish.start > _now() and not await has_conversions_from(connection, wish.start):
             raise click.UsageError(
                 f"the range lies in the future: it begins at {utc(wish.start)}, and no conversion is as late as that"
             )
-        unknown = await unknown_accounts(connection, wish.users)
-    if unknown:
-        ids = ", ".join(map(str, unknown))
-        raise click.UsageError(f"unknown user {ids}: neither users, clicks, conversions nor models name it")
+        return await unknown_accounts(connection, wish.users)
 
 
 async def _show_plan(database: Database, wish: Wish, plan: Plan, *, is_json: bool) -> None:
@@ -144,7 +176,8 @@ async def _show_plan(database: Database, wish: Wish, plan: Plan, *, is_json: boo
         click.echo(line)
 
 
-async def _claim(database: Database, wish: Wish, resumed: int | None) -> ReplayRun:
+async def _claim(database: Database, wish: Wish, resumed: int | None) -> tuple[ReplayRun, bool]:
+    """Ours, and whether it goes on with one that was broken off."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with database.transaction() as connection:
         run, is_resumed = await claim_replay(
@@ -157,7 +190,7 @@ async def _claim(database: Database, wish: Wish, resumed: int | None) -> ReplayR
         )
     if is_resumed:
         click.echo(f"going on with replay {run.run_id}, which was broken off", err=True)
-    return run
+    return run, is_resumed
 
 
 @contextlib.asynccontextmanager
@@ -242,6 +275,9 @@ def command(
     \b
     JSON: ok, run_id, start, end, users [id], records, new_clicks, new_conversions, revised, unreadable, refused,
       conversions, touchpoints, written, errors [{conv_id, error}]
+
+    \b
+    JSON of --dry-run: ok, records, conversions (those that are stored; the records may add more)
 
     \b
     JSON of --verify: ok, start, end, users [id], behind, certificate {digest, days [{day, user_id, digest,

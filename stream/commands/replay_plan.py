@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.agents.outputs import TopicNames
+from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
 from stream.commands.log_access import broker_errors, partition_counts, reading_log
 from stream.commands.showing import length, utc
@@ -91,6 +92,15 @@ async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
     return Plan(ranges, begins_at, first_left)
 
 
+async def older_ranges(settings: Settings, wish: Wish, plan: Plan, *, since: int) -> Sequence[LogRange]:
+    """What lies before the plan and may hold an event of `since` or later, unix seconds."""
+    earlier = await make_plan(
+        settings, replace(wish, start=since + settings.lookback_days * DAY_SECONDS), topic_names(settings)
+    )
+    starts = {part.partition: part.starts for part in earlier.ranges}
+    return [LogRange(part.partition, starts[part.partition], part.starts) for part in plan.ranges]
+
+
 async def _starts(
     consumer: AIOKafkaConsumer, settings: Settings, wish: Wish, places: Sequence[TopicPartition]
 ) -> Mapping[TopicPartition, int]:
@@ -121,7 +131,9 @@ def _has_stored(row: PartitionProgress | None, begins: Mapping[str, int]) -> boo
     """All that the log lacks, from `history_from` on. Of a partition that was reset only its past owner could tell."""
     if row is None or not row.epoch:
         return False
-    return all(row.next_offsets.get(topic, offset) >= offset for topic, offset in begins.items())
+    if not row.partition_count:
+        return True
+    return all(row.next_offsets.get(topic, 0) >= offset for topic, offset in begins.items())
 
 
 def check_reach(settings: Settings, wish: Wish, plan: Plan, rows: Mapping[int, PartitionProgress]) -> None:
@@ -151,5 +163,6 @@ def plan_lines(wish: Wish, plan: Plan, conversions: int) -> Sequence[str]:
             + ", ".join(f"{topic} {start:,} to {part.ends[topic]:,}" for topic, start in part.starts.items())
             for part in parts
         ),
-        f"{plan.records:,} records to read from {len(parts)} partitions, {conversions:,} stored conversions to compute",
+        f"{plan.records:,} records to read from {len(parts)} partitions, {conversions:,} stored conversions to compute"
+        " and those that the records add",
     ]

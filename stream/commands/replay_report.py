@@ -20,11 +20,12 @@ NEWS_S = 5.0
 class Telling(Teller):
     """Counts of all processes together. A context manager, for the bar."""
 
-    def __init__(self, wish: Wish, *, is_silent: bool) -> None:
+    def __init__(self, wish: Wish, *, is_silent: bool, is_resumed: bool = False) -> None:
         self.counts: Counter[str] = Counter()
         self.errors: dict[int, str] = {}
         self._wish = wish
         self._is_silent = is_silent
+        self._is_resumed = is_resumed
         self._news_at = 0.0
         self._begun_at = time.monotonic()
         self._unit = ""
@@ -41,14 +42,14 @@ class Telling(Teller):
             self._bar.stop()
 
     def begin_round(self, unit: str, total: int) -> None:
-        """`unit`: what is counted in it, "records" or "conversions"."""
+        """`unit`: what is counted in it, "records" or "conversions". What a run had done before is not known."""
         self._unit = unit
         self._begun_at = time.monotonic()
         self._news_at = self._begun_at + NEWS_S
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(unit, total=total, rate="")
+            self._task = self._bar.add_task(unit, total=None if self._is_resumed else total, rate="")
 
     def counted(self, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)

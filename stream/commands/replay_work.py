@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from stream.agents.caching import journey_cache
 from stream.agents.reading import EventReader
@@ -13,10 +13,10 @@ from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
 from stream.commands.log_access import broker_errors, reading_log, writing
 from stream.commands.rebuilding import patiently
+from stream.commands.replay_pages import StoredConversions, Wanted
 from stream.commands.replay_plan import DAY_SECONDS
 from stream.config import Settings
-from stream.core.errors import RefusedByDatabase, Unavailable
-from stream.core.keys import partition_of
+from stream.core.errors import RefusedByDatabase, StreamError, Unavailable
 from stream.engine.chunk import Chunk
 from stream.replay.computing import BatchReport, Named, compute_batch
 from stream.replay.log_range import LogRange, read_range
@@ -24,10 +24,9 @@ from stream.replay.storing import ChunkReport, Scope, store_chunk
 from tables.cache import JourneyCache
 from tables.sql.database import open_database
 from tables.sql.facts import Writing
-from tables.sql.replays import FoundConversion, InKeyOrder, SqlReplayStore
+from tables.sql.replays import InKeyOrder, SqlReplayStore
 
 PATIENCE_S = 60.0
-_PAGE_BATCHES = 4
 _NOTED_EVERY_CHUNKS = 25
 
 _Result = TypeVar("_Result")
@@ -45,6 +44,7 @@ class Job(NamedTuple):
     partitions: Sequence[int]
     starts: Sequence[Mapping[str, int]]  # by place in `partitions`
     ends: Sequence[Mapping[str, int]]
+    clicks: Sequence[int] = ()  # facts of these alone, whatever a run before us has come to
 
     def ranges(self) -> Sequence[LogRange]:
         return [
@@ -66,7 +66,7 @@ class Teller:
 async def work(settings: Settings, job: Job, teller: Teller) -> None:
     """Returns once all is stored and published. Raises Unavailable after a minute without database or broker."""
     names = topic_names(settings)
-    scope = Scope(names, settings.lookback_days * DAY_SECONDS, frozenset(job.users))
+    scope = Scope(names, settings.lookback_days * DAY_SECONDS, frozenset(job.users), frozenset(job.clicks))
     database = open_database(settings.database_url)
     writes = Writing(
         owner="replay",
@@ -102,7 +102,10 @@ async def work_on(
     """The partitions of a job, one after the other."""
     doing = _Doing(settings, job, scope, store=store, writer=writer, cache=cache, teller=teller)
     for part in job.ranges():
-        await (doing.store_facts(part) if job.is_facts else doing.compute_journeys(part.partition))
+        if job.clicks:
+            await doing.store_older(part)
+        else:
+            await (doing.store_facts(part) if job.is_facts else doing.compute_journeys(part.partition))
 
 
 class _Doing:
@@ -131,24 +134,32 @@ class _Doing:
     # Facts
 
     async def store_facts(self, part: LogRange) -> None:
-        """From where a run before us has come to."""
+        """From where a run before us has come to, or from where the log begins since then."""
         noted = await self._patiently(lambda: self._store.read_place(part.partition))
-        offsets: dict[str, int] = dict(part.starts)
-        if noted.get("phase") == "facts":
-            offsets |= _offsets(noted["offsets"])
-        elif noted:
-            return  # a round further already
+        offsets = _later(part.starts, _offsets(noted.get("offsets")))
+        if noted.get("phase", "facts") != "facts" and not LogRange(part.partition, offsets, part.ends).records:
+            return  # a round further already, and nothing has come since
         repeated_to = _offsets(noted.get("stored_to"))
+        kept = {"computed_to": noted["computed_to"]} if "computed_to" in noted else {}
         chunks_done = 0
         async for chunk in self._chunks(part, offsets):
             is_repeated = any(offsets[topic] < repeated_to.get(topic, 0) for topic in offsets)
-            place = {"phase": "facts", "offsets": dict(offsets), "stored_to": dict(chunk.next_offsets)}
+            stored_to = _later(chunk.next_offsets, repeated_to)  # a chunk may be smaller than the one that it repeats
+            place = {**kept, "phase": "facts", "offsets": dict(offsets), "stored_to": stored_to}
             await self._store_chunk(chunk, is_repeated=is_repeated, place=place)
             offsets |= chunk.next_offsets
             chunks_done += 1
             if chunks_done % _NOTED_EVERY_CHUNKS == 0 and not is_repeated:
-                await self._note(part.partition, {"phase": "facts", "offsets": dict(offsets)})
-        await self._note(part.partition, {"phase": "journeys"})
+                await self._note(part.partition, {**kept, "phase": "facts", "offsets": dict(offsets)})
+        await self._note(part.partition, {**kept, "phase": "journeys", "offsets": _later(offsets, part.ends)})
+
+    async def store_older(self, part: LogRange) -> None:
+        """A few facts, which cost nothing to repeat: each run that misses them begins anew."""
+        noted = await self._patiently(lambda: self._store.read_place(part.partition))
+        offsets = dict(part.starts)
+        async for chunk in self._chunks(part, offsets):
+            await self._store_chunk(chunk, is_repeated=True, place=noted)
+            offsets |= chunk.next_offsets
 
     async def _chunks(self, part: LogRange, offsets: Mapping[str, int]) -> AsyncIterator[Chunk]:
         """Begins again behind the last chunk where the broker went away for a while."""
@@ -162,6 +173,11 @@ class _Doing:
                     async for chunk in read_range(consumer, rest, read):
                         yield chunk
                         deadline = None
+            except OffsetOutOfRangeError as error:
+                raise StreamError(
+                    f"partition {part.partition}: records were removed from the log before they were read",
+                    hint="the same command reads what is left, or names what is missing",
+                ) from error
             except (KafkaError, OSError, Unavailable):
                 deadline = deadline or now() + PATIENCE_S
                 if now() >= deadline:
@@ -200,10 +216,15 @@ class _Doing:
         if noted.get("phase") == "done":
             return
         after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
-        async for batch in self._batches(partition, after):
+        read_to = {"offsets": noted.get("offsets", {})}
+        job = self._job
+        wanted = Wanted(frozenset(job.users), job.start, job.end, partition, self._scope.names.partitions)
+        stored = StoredConversions(self._store, wanted, self._patiently)
+        async for batch in stored.batches(job.batch_size, after=after):
             first, last = batch[0].place, batch[-1].place
-            place = {"phase": "journeys", "after": after and list(after), "computed_to": list(last)}
             is_repeated = repeated_to is not None and first <= repeated_to
+            computed_to = max(last, repeated_to or last)
+            place = {**read_to, "phase": "journeys", "after": after and list(after), "computed_to": list(computed_to)}
             await self._compute(
                 [Named(each.place.conv_id, each.click_id) for each in batch],
                 partition,
@@ -211,42 +232,7 @@ class _Doing:
                 place=place,
             )
             after = last
-        await self._note(partition, {"phase": "done"})
-
-    async def _batches(self, partition: int, after: InKeyOrder | None) -> AsyncIterator[Sequence[FoundConversion]]:
-        job, partitions = self._job, self._scope.names.partitions
-        waiting: list[FoundConversion] = []
-        for user_id, campaign_id in await self._patiently(self._store.read_campaigns):
-            if job.users and user_id not in job.users:
-                continue
-            if partition_of(user_id, campaign_id, partitions) != partition:
-                continue
-            begin = InKeyOrder(user_id, campaign_id, "", 0, 0)
-            if after is not None and (user_id, campaign_id) <= after[:2]:
-                if (user_id, campaign_id) < after[:2]:
-                    continue
-                begin = after
-            async for page in self._pages(begin):
-                waiting += page
-                while len(waiting) >= job.batch_size:
-                    yield waiting[: job.batch_size]
-                    del waiting[: job.batch_size]
-        if waiting:
-            yield waiting
-
-    async def _pages(self, begin: InKeyOrder) -> AsyncIterator[Sequence[FoundConversion]]:
-        job, place = self._job, begin
-        limit = _PAGE_BATCHES * job.batch_size
-        while True:
-
-            async def read(place: InKeyOrder = place) -> Sequence[FoundConversion]:
-                return await self._store.read_page(place, start=job.start, end=job.end, limit=limit)
-
-            page = await self._patiently(read)
-            yield page
-            if len(page) < limit:
-                return
-            place = page[-1].place
+        await self._note(partition, {**read_to, "phase": "done"})
 
     async def _compute(
         self, batch: Sequence[Named], partition: int, *, is_repeated: bool, place: Mapping[str, object]
@@ -293,6 +279,11 @@ class _Doing:
 
 def _offsets(noted: object) -> dict[str, int]:
     return {str(topic): int(offset) for topic, offset in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _later(offsets: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    """Of each topic the later one."""
+    return {topic: max(offset, others.get(topic, offset)) for topic, offset in offsets.items()}
 
 
 def _key_order(noted: object) -> InKeyOrder | None:

@@ -54,6 +54,14 @@ class Found:
     outdated_hours: int = 0
     behind: int = 0  # records that workers have before them
 
+    def take(self, difference: Difference) -> bool:
+        """Whether it is one of those that are shown."""
+        self.differences += 1
+        if len(self.first) < MOST_SHOWN:
+            self.first.append(difference)
+            return True
+        return False
+
 
 async def verify(settings: Settings, database: Database, wish: Wish, *, is_json: bool) -> None:
     """Raises VerifyFailed for any difference, StartRefused where the log is too short for the range."""
@@ -62,18 +70,12 @@ async def verify(settings: Settings, database: Database, wish: Wish, *, is_json:
     found.behind = standing.sources.lag + standing.hours.log.lag
     if found.behind:
         click.echo(f"warning: workers are {found.behind:,} records behind: differences may be theirs", err=True)
-    plan = await _plan(settings, wish)
+    plan = await whole_plan(settings, wish)
     with Telling(wish, is_silent=is_json) as telling:
         await _certify(database, wish, found, telling, is_json=is_json)
         telling.say(f"verify: {plan.records:,} records to read, from the beginning of the log")
-        with scratch_folder(settings.data_dir) as folder:
-            url = f"sqlite+aiosqlite:///{(folder / 'computed.db').absolute()}"
-            await upgrade_schema(url)
-            scratch = open_database(url, is_scratch=True)
-            try:
-                await _compare(settings, wish, plan, database=database, scratch=scratch, found=found, telling=telling)
-            finally:
-                await scratch.close()
+        await find_differences(settings, wish, plan, database=database, found=found, telling=telling)
+        _conclude(found, telling)
     if is_json:
         click.echo(json.dumps(_as_json(wish, found)))
     for conv_id, reason in sorted(telling.errors.items()):
@@ -85,8 +87,8 @@ async def verify(settings: Settings, database: Database, wish: Wish, *, is_json:
         )
 
 
-async def _plan(settings: Settings, wish: Wish) -> Plan:
-    """All of the log; what SQL may know beyond it does not count."""
+async def whole_plan(settings: Settings, wish: Wish) -> Plan:
+    """All of the log; what SQL may know beyond it does not count. Raises StartRefused where it begins too late."""
     plan = await make_plan(settings, replace(wish, start=0), topic_names(settings))
     try:
         check_reach(settings, wish, plan, {})
@@ -94,6 +96,20 @@ async def _plan(settings: Settings, wish: Wish) -> Plan:
         hint = "--allow-incomplete verifies what the log still tells; --start later needs less"
         raise StartRefused(str(error), hint=hint) from error
     return plan
+
+
+async def find_differences(
+    settings: Settings, wish: Wish, plan: Plan, *, database: Database, found: Found, telling: Telling
+) -> None:
+    """Compute the log anew, in a scratch database below the data folder, and compare; `found` takes what differs."""
+    with scratch_folder(settings.data_dir) as folder:
+        url = f"sqlite+aiosqlite:///{(folder / 'computed.db').absolute()}"
+        await upgrade_schema(url)
+        scratch = open_database(url, is_scratch=True)
+        try:
+            await _compare(settings, wish, plan, database=database, scratch=scratch, found=found, telling=telling)
+        finally:
+            await scratch.close()
 
 
 async def _compare(
@@ -120,13 +136,10 @@ async def _compare(
         partitions=topic_names(settings).partitions,
     )
     async for difference in comparison.differences():
-        found.differences += 1
-        if len(found.first) < MOST_SHOWN:
-            found.first.append(difference)
+        if found.take(difference):
             telling.say(escaped(str(difference)))
     found.unverified_conversions = len(computing.unverified)
     found.outdated_hours = comparison.outdated_hours
-    _conclude(found, telling)
 
 
 def _conclude(found: Found, telling: Telling) -> None:

@@ -37,6 +37,7 @@ class Scope:
     names: TopicNames
     lookback: int  # seconds
     users: frozenset[int] = frozenset()  # empty: all
+    clicks: frozenset[int] = frozenset()  # of these alone, and what they converted; empty: all
 
     def place(self, row: PartitionProgress) -> Place:
         return Place(row.partition, self.names.partitions, self.lookback, row.newest_conversion, row.history_from)
@@ -95,6 +96,8 @@ async def sent_on(store: ReplayStore, scope: Scope, row: PartitionProgress, fold
 
 
 def _is_wanted(event: Click | Conversion, scope: Scope) -> bool:
+    if scope.clicks:
+        return event.click_id in scope.clicks
     return not scope.users or event.user_id in scope.users
 
 

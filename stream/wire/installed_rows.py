@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from msgspec.json import Encoder
 
+from stream.core.errors import InvalidEvent
 from stream.core.events import Click, Conversion
 from stream.wire.decoding import decode_click, decode_conversion
+from stream.wire.reasons import Reason
 
 _encode = Encoder().encode
 
@@ -47,4 +49,14 @@ def click_of_row(row: Sequence[object]) -> Click:
 
 def conversion_of_row(row: Sequence[object]) -> Conversion:
     """Values in the order of the fields above. Raises InvalidEvent."""
-    return decode_conversion(_encode(dict(zip(_CONVERSION_FIELDS, row, strict=True))))
+    values = dict(zip(_CONVERSION_FIELDS, row, strict=True))
+    if isinstance(values["transaction_id"], bytes):  # of a binary column; the encoder would write it as base64
+        values["transaction_id"] = _text_of(values["transaction_id"])
+    return decode_conversion(_encode(values))
+
+
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(Reason.BAD_TEXT, 'field "transaction_id" is not UTF-8') from error

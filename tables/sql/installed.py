@@ -9,7 +9,10 @@ import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from asyncmy.errors import Error as MysqlError
+
 from stream.core.errors import Misconfigured, RefusedByDatabase, StartRefused, StreamError, Unavailable
+from tables.sql.addresses import MYSQL
 from tables.sql.connections import Connection, Row
 from tables.sql.database import Database
 from tables.sql.inserts import whole_list
@@ -39,7 +42,13 @@ _MAY_BE_ABSENT = frozenset({_ADVANCE, _ACCOUNTS, _CAMPAIGNS})
 
 _DENIED_AT_THE_DOOR = frozenset({1044, 1045, 1049, 1251, 1698})
 _NO_SUCH_TABLE = 1146
+_NO_SUCH_KEY = 1176
 
+# Above it a row is no event. One such row must not end the rising ids by which new rows are found.
+GREATEST_CLICK_ID = 2**63 - 1
+
+_REPEAT = "has the schema changed? Repeat the command"
+_WHERE = "SELECT @@hostname, @@port, @@datadir, DATABASE()"
 UPGRADE_HINT = "its schema is older: let Prosper202 upgrade itself (sign in as its administrator), then repeat this"
 
 
@@ -123,12 +132,31 @@ class InstalledTables:
         for name, column in rows:
             columns.setdefault(str(name), []).append(str(column).lower())
         for name, found in columns.items():
-            if tuple(found[: len(wanted.columns)]) == wanted.columns:
-                return f"`{name}`"
+            quoted = "`{}`".format(name.replace("`", "``"))  # somebody else chose it
+            if tuple(found[: len(wanted.columns)]) == wanted.columns and await self._is_usable(wanted.relation, quoted):
+                return quoted
         raise SourceUnfit(
             f"table {wanted.relation} of {self.name} has no key on ({', '.join(wanted.columns)})",
             hint=f"without it each page would read the whole table: {wanted.remedy}",
         )
+
+    async def _is_usable(self, relation: str, key: str) -> bool:
+        """False: it is there, and the server is told to ignore it."""
+        try:
+            await self._fetch(f"SELECT 1 FROM `{relation}` FORCE INDEX ({key}) LIMIT 0")
+        except SourceUnfit as error:
+            if _code(error) != _NO_SUCH_KEY:
+                raise
+            return False
+        return True
+
+    async def is_same_database(self, database: Database) -> bool:
+        """Whatever addresses they have: asks both servers where they keep which database."""
+        if database.dialect != MYSQL:
+            return False
+        async with database.reading() as connection:
+            ours = await connection.fetch(_WHERE)
+        return list(ours) == list(await self._fetch(_WHERE))
 
     # Clicks
 
@@ -138,17 +166,19 @@ class InstalledTables:
         ((found,),) = await self._fetch(f"SELECT MIN(user_id) FROM `{CLICKS}` FORCE INDEX ({self._by_time}){clause}")
         return None if found is None else int(found)
 
-    async def time_range(self, user_id: int) -> tuple[int, int]:
-        """Of the clicks of a user that has some."""
+    async def time_range(self, user_id: int) -> tuple[int, int] | None:
+        """Of the clicks of a user; None: there are none."""
         ((first, last),) = await self._fetch(
             f"SELECT MIN(click_time), MAX(click_time) FROM `{CLICKS}` FORCE INDEX ({self._by_time})"
             f" WHERE user_id = {user_id:d}"
         )
-        return int(first), int(last)
+        return None if first is None else (int(first), int(last))
 
     async def newest_ids(self) -> tuple[int, int]:
         """Of clicks and conversions; 0: there are none."""
-        ((click_id,),) = await self._fetch(f"SELECT MAX(click_id) FROM `{CLICKS}`")
+        ((click_id,),) = await self._fetch(
+            f"SELECT MAX(click_id) FROM `{CLICKS}` WHERE click_id <= {GREATEST_CLICK_ID:d}"
+        )
         ((conv_id,),) = await self._fetch(f"SELECT MAX(conv_id) FROM `{CONVERSIONS}`")
         return int(click_id or 0), int(conv_id or 0)
 
@@ -178,7 +208,7 @@ class InstalledTables:
         """By rising id."""
         return await self._fetch(
             f"{self._click_columns.format(self._by_id)} WHERE c.click_id > {click_id:d}"
-            f" ORDER BY c.click_id LIMIT {limit:d}"
+            f" AND c.click_id <= {GREATEST_CLICK_ID:d} ORDER BY c.click_id LIMIT {limit:d}"
         )
 
     async def clicks_up_to(self, click_id: int, *, limit: int) -> Sequence[Row]:
@@ -232,13 +262,15 @@ class InstalledTables:
         try:
             async with self._database.reading() as connection:
                 yield connection
+        except MysqlError as error:  # none of those that are known: no reason to end without a word
+            raise SourceUnfit(f"source {self.name}: {error}", hint=_REPEAT) from error
         except Unavailable as error:
             raise SourceAway(
                 f"source {self.name} did not answer: {error}",
                 hint="is the server of --from running, and does this machine reach it?",
             ) from error
         except (Misconfigured, StartRefused, RefusedByDatabase) as error:
-            hint = "has the schema changed? Repeat the command"
+            hint = error.hint if isinstance(error, Misconfigured) else _REPEAT
             if _code(error) in _DENIED_AT_THE_DOOR:
                 hint = (
                     f"check user, password and database of --from, and that {self._account} may come from this machine"

@@ -16,6 +16,7 @@ from tables.sql.inserts import whole_list
 from tables.sql.journeys import read_journeys, write_journey_rows
 from tables.sql.progress import lock_partition
 from tables.sql.purge_ranges import Meant, Span
+from tables.sql.replays import forget_computed
 from tables.sql.selects import in_batches
 from tables.sql.toggles import read_toggles
 
@@ -64,6 +65,7 @@ async def purge_batch(database: Database, meant: Sequence[Meant], look: Look, *,
             await write_journey_rows(connection, batch.changed, updated_at=now)
         for ids in in_batches([conv_id for conv_id, count in sorted(batch.rows.items()) if count]):
             await connection.run(f"DELETE FROM `{_TOUCHPOINTS}` WHERE conv_id IN ({whole_list(ids)})")
+        await forget_computed(connection, locked)
     return batch
 
 

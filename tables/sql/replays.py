@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from stream.core.facts import Facts, Journey, Needs, Outcome
+from stream.core.facts import Facts, Journey, Needs
 from stream.core.progress import PartitionProgress
 from tables.sql import progress as progress_rows
 from tables.sql.connections import Connection
@@ -16,12 +16,14 @@ from tables.sql.database import Database
 from tables.sql.facts import JOURNEYS_GROUP, SqlFactTransaction, Writing, read_facts
 from tables.sql.inserts import whole_list
 from tables.sql.selects import in_batches
+from tables.sql.standing_rows import log_row_of, logs_of
 from tables.sql.toggles import with_shown_touches
 
 _JOURNEYS = "202_stream_journeys"
 _TOUCHPOINTS = "202_conversion_touchpoints"
-_LOGS = "202_conversion_logs"
 _PLACES = "202_stream_run_places"
+
+_COLUMNS = f"SELECT user_id, campaign_id, journey_visitor_id, conv_time, conv_id, click_id FROM `{_JOURNEYS}`"
 
 _decode_place = msgspec.json.Decoder(dict[str, object]).decode
 
@@ -77,16 +79,14 @@ class SqlReplayTransaction(SqlFactTransaction):
             for conv_id, *shown in rows:
                 found[conv_id].append((shown[0], shown[1], shown[2]))
         ill = {conv_id for conv_id, shown in found.items() if sorted(shown) != expected[conv_id]}
-        return ill | await self._without_log_row(journeys)
+        return ill | await self._ill_logged(journeys)
 
-    async def _without_log_row(self, journeys: Sequence[Journey]) -> set[int]:
+    async def _ill_logged(self, journeys: Sequence[Journey]) -> set[int]:
         if not self._writing.writes_conversion_logs:
             return set()
-        counted = {journey.conversion.conv_id for journey in journeys if journey.outcome is Outcome.COUNTED}
-        for batch in in_batches(sorted(counted)):
-            rows = await self._connection.fetch(f"SELECT conv_id FROM `{_LOGS}` WHERE conv_id IN ({whole_list(batch)})")
-            counted -= {conv_id for (conv_id,) in rows}
-        return counted
+        expected = {journey.conversion.conv_id: log_row_of(journey) for journey in journeys}
+        found = await logs_of(self._connection, expected)
+        return {conv_id for conv_id, row in expected.items() if found.get(conv_id) != row}
 
     async def note_place(self, partition: int, place: Mapping[str, object]) -> None:
         await write_place(self._connection, self._run_id, partition, place)
@@ -121,11 +121,33 @@ class SqlReplayStore:
             )
         return _decode_place(rows[0][0]) if rows else {}
 
-    async def read_campaigns(self) -> Sequence[tuple[int, int]]:
-        """Accounts and campaigns with conversions, ascending."""
+    async def read_campaigns(self, *, start: int, end: int) -> Sequence[tuple[int, int, int]]:
+        """Accounts and campaigns with conversions whose conv_time is in [start, end], ascending, and how many each."""
         async with self._database.reading() as connection:
-            rows = await connection.fetch(f"SELECT DISTINCT user_id, campaign_id FROM `{_JOURNEYS}`")
-        return sorted((user_id, campaign_id) for user_id, campaign_id in rows)
+            rows = await connection.fetch(
+                f"SELECT user_id, campaign_id, COUNT(*) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ?"
+                " GROUP BY user_id, campaign_id",
+                [start, end],
+            )
+        return sorted((user_id, campaign_id, count) for user_id, campaign_id, count in rows)
+
+    async def read_whole(
+        self, campaigns: Sequence[tuple[int, int]], *, start: int, end: int
+    ) -> Sequence[FoundConversion]:
+        """All conversions of these accounts' campaigns with conv_time in [start, end]."""
+        of_users: dict[int, list[int]] = {}
+        for user_id, campaign_id in campaigns:
+            of_users.setdefault(user_id, []).append(campaign_id)
+        chosen = " OR ".join(
+            f"(user_id = {user_id:d} AND campaign_id IN ({whole_list(found)}))" for user_id, found in of_users.items()
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(
+                f"{_COLUMNS} WHERE ({chosen}) AND conv_time BETWEEN ? AND ?"
+                " ORDER BY user_id, campaign_id, journey_visitor_id, conv_time, conv_id",
+                [start, end],
+            )
+        return [FoundConversion(InKeyOrder._make(row[:5]), row[5]) for row in rows]
 
     async def read_page(self, after: InKeyOrder, *, start: int, end: int, limit: int) -> Sequence[FoundConversion]:
         """Conversions of the campaign of `after`, and behind it, with conv_time in [start, end]."""
@@ -147,10 +169,21 @@ async def write_place(connection: Connection, run_id: int, partition: int, place
         )
 
 
-_PAGE = (
-    f"SELECT user_id, campaign_id, journey_visitor_id, conv_time, conv_id, click_id FROM `{_JOURNEYS}`"
-    " WHERE user_id = ? AND campaign_id = ?"
-)
+async def forget_computed(connection: Connection, partitions: Collection[int]) -> None:
+    """Whoever removes what replays have computed tells those that were broken off: they compute it once more.
+
+    The caller holds these partitions. What was read of the log stays noted, and what may not have been sent.
+    """
+    rows = await connection.fetch(
+        f"SELECT run_id, partition_id, place FROM `{_PLACES}` WHERE partition_id IN ({whole_list(sorted(partitions))})"
+    )
+    for run_id, partition, text in rows:
+        place = _decode_place(text)
+        if place.pop("after", None) is not None or place.get("phase") == "done":
+            await write_place(connection, run_id, partition, {**place, "phase": "journeys"})
+
+
+_PAGE = f"{_COLUMNS} WHERE user_id = ? AND campaign_id = ?"
 
 
 async def _rest_of_visitor(
@@ -185,6 +218,21 @@ async def count_conversions(database: Database, users: Sequence[int], *, start: 
             f"SELECT COUNT(*) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ?{of_users}", [start, end]
         )
     return int(rows[0][0])
+
+
+async def missing_clicks(
+    database: Database, users: Sequence[int], *, start: int, end: int, before: int
+) -> Mapping[int, int]:
+    """Converting clicks from before `before` that nobody has stored, and their times, as conversions in [start, end]
+    tell of them."""
+    of_users = f" AND user_id IN ({whole_list(users)})" if users else ""
+    async with database.reading() as connection:
+        rows = await connection.fetch(
+            f"SELECT click_id, MIN(click_time) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ? AND click_unknown = 1"
+            f" AND click_time < ?{of_users} GROUP BY click_id",
+            [start, end, before],
+        )
+    return {click_id: int(click_time) for click_id, click_time in rows}
 
 
 async def raise_history(database: Database, begins: Mapping[int, int], *, now: int) -> None:

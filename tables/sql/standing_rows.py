@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import NamedTuple
 
+from stream.core.facts import Journey, Outcome
 from stream.core.hours import HOUR_SECONDS, HourKey
 from stream.core.money import Units
 from stream.core.results import SnapshotRow
@@ -133,6 +134,16 @@ async def logs_of(connection: Connection, conv_ids: Collection[int]) -> dict[int
         for conv_id, *numbers, transaction, deleted in rows:
             found[conv_id] = LogRow._make([*numbers, transaction or "", deleted])
     return found
+
+
+def log_row_of(journey: Journey) -> LogRow | None:
+    """What should stand there; only what counts has a row."""
+    if journey.outcome is not Outcome.COUNTED:
+        return None
+    of = journey.conversion
+    return LogRow(
+        of.click_id, of.user_id, of.campaign_id, of.click_time, of.conv_time, of.click_payout, of.transaction_id, 0
+    )
 
 
 async def slugs_of(connection: Connection, user_id: int) -> dict[int, str]:

@@ -92,6 +92,16 @@ async def read_toggles(connection: Connection, user_ids: Collection[int]) -> Map
     return {user_id: sorted(found) for user_id, found in toggles.items()}
 
 
+async def read_switchboards_with_off(connection: Connection) -> Mapping[int, Switchboard]:
+    """Of those accounts where multi-touch is, or was, off somewhere."""
+    rows = await connection.fetch(
+        f"SELECT user_id FROM `{_SETTINGS}` WHERE multi_touch_enabled = 0"
+        f" UNION SELECT user_id FROM `{_HISTORY}` WHERE is_enabled = 0"
+    )
+    toggles = await read_toggles(connection, {row[0] for row in rows})
+    return {user_id: Switchboard(found) for user_id, found in toggles.items()}
+
+
 async def with_shown_touches(connection: Connection, journeys: Sequence[Journey]) -> list[Journey]:
     """The journeys as 202_conversion_touchpoints shows them: without touches where multi-touch was off, or purged."""
     toggles = await read_toggles(connection, {each.conversion.user_id for each in journeys}) if journeys else {}

@@ -202,6 +202,23 @@ def test_repeated_after_its_end_it_sends_what_is_new_and_what_was_committed_late
     assert sent(target)[0] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
+def test_another_installation_behind_the_same_address_is_not_taken_for_the_first(
+    source: Prosper202, target: Installation
+) -> None:
+    source.add_clicks(*({"click_id": number} for number in range(1, 1501)))
+    source.add_conversions({"conv_id": 1})
+    succeed("import", "--from", source.url, env=target.env)
+    source.execute("DELETE FROM `202_clicks` WHERE click_id > 1200")
+    refused = cli("import", "--from", source.url, env=target.env)
+    assert refused.returncode == 1
+    assert "clicks were read up to id 1500, and the greatest is 1200 now" in refused.stderr
+    assert "--again" in refused.stderr
+    assert len(sent(target)[0]) == 1500
+    succeed("import", "--from", source.url, "--again", env=target.env)
+    assert len(sent(target)[0]) == 1500 + 1200
+    succeed("import", "--from", source.url, env=target.env)
+
+
 # What goes wrong
 
 
@@ -314,6 +331,14 @@ def test_our_own_database_is_no_source_while_we_write_its_conversion_logs(
 ) -> None:
     own = mariadb_url.replace("mysql+asyncmy", "mysql").partition("?")[0]
     done = cli("import", "--from", own, env={**sqlite_env, "TOUCHSTREAM_DATABASE_URL": mariadb_url})
+    assert done.returncode == 2
+    assert "TOUCHSTREAM_CONVERSION_LOGS=installed" in done.stderr
+
+
+def test_our_own_database_is_known_by_another_address_too(source: Prosper202, target: Installation) -> None:
+    own = source.url.replace("mysql:", "mysql+asyncmy:") + "?charset=utf8mb4"
+    env = {**target.env, "TOUCHSTREAM_DATABASE_URL": own}
+    done = cli("import", "--from", source.url.replace("127.0.0.1", "localhost"), env=env)
     assert done.returncode == 2
     assert "TOUCHSTREAM_CONVERSION_LOGS=installed" in done.stderr
 

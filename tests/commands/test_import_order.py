@@ -12,10 +12,11 @@ from stream.commands.import_passes import DryWay, Passing, first_pass, first_pla
 from stream.commands.import_place import Place, Range
 from stream.commands.import_report import Telling
 from stream.commands.import_source import Entry, LeftOut, SourceEvents, click_entry, conversion_entry
+from stream.core.errors import InvalidEvent
 from stream.core.events import Click, click_rank
 from stream.wire.installed_rows import click_of_row, conversion_of_row
 from tables.sql.connections import Row
-from tables.sql.installed import InstalledTables
+from tables.sql.installed import InstalledTables, SourceUnfit
 from tables.sql.installed_address import source_address
 from tests.support.prosper202 import Prosper202, installed
 
@@ -93,8 +94,14 @@ def fill(source: Prosper202, *, seed: int, clicks: int = 400) -> None:
             rows.append({**row, "aff_campaign_id": chance.choice([0, 10, 11]), "click_cpc": f"0.{chance.randrange(9)}"})
     source.add_clicks(*chance.sample(rows, len(rows)), *chance.sample(rows, 20))
     source.add_conversions(
-        *({"conv_id": number, "conv_time": BASE + number + chance.randrange(-9, 9)} for number in range(10, 200))
+        {"conv_id": 1, "conv_time": BASE + 120},  # others with greater ids come long before it
+        *({"conv_id": number, "conv_time": BASE + number + chance.randrange(-9, 9)} for number in range(10, 200)),
     )
+
+
+async def send_all_new(passing: Passing, place: Place) -> None:
+    while not (await send_new(passing, place)).is_end:
+        pass
 
 
 def all_of(source: Prosper202) -> list[Entry]:
@@ -146,22 +153,49 @@ async def test_conversions_whose_ids_run_ahead_of_their_times_by_less_than_the_w
     assert most <= 20 + 2 * 10, "the window is all that is kept"
 
 
-@pytest.mark.parametrize("breaks_at", [0, 1, 5, 11])
 async def test_a_pass_that_broke_off_goes_on_from_the_noted_place_and_loses_nothing(
-    breaks_at: int, source: Prosper202, tables_of_it: Recording
+    source: Prosper202, tables_of_it: Recording
 ) -> None:
     fill(source, seed=11)
-    before, after = Keeping(breaks_at), Keeping()
+    wanted = all_of(source)
+    breaks_at = 0
+    while True:  # before each batch in turn
+        before, after = Keeping(breaks_at), Keeping()
+        place = await first_place(tables_of_it)
+        await before.note(place)
+        try:
+            await first_pass(passing_of(tables_of_it, before, batch_size=40), place)
+        except ConnectionError:
+            breaks_at += 1
+        else:
+            break
+        assert before.place is not None
+        await first_pass(passing_of(tables_of_it, after, batch_size=40), before.place)
+        assert sorted({*before.entries, *after.entries}) == wanted, breaks_at
+        again = {*before.entries} & {*after.entries}
+        last_click = max((entry.time for entry in before.entries if isinstance(entry.event, Click)), default=0)
+        assert all(entry.time >= last_click for entry in again if isinstance(entry.event, Click))
+    assert breaks_at > 20
+
+
+async def test_rows_that_come_during_the_first_pass_are_left_for_after_it(
+    source: Prosper202, tables_of_it: Recording
+) -> None:
+    class WithNews(Keeping):
+        async def send(self, entries: Sequence[Entry]) -> None:
+            if not self.batches:
+                source.add_clicks({"click_id": 21, "click_time": BASE - 9}, {"click_id": 22, "click_time": BASE + 99})
+                source.add_conversions({"conv_id": 5, "conv_time": BASE - 9})
+            await super().send(entries)
+
+    source.add_clicks(*({"click_id": number, "click_time": BASE + number} for number in range(1, 21)))
+    way = WithNews()
+    passing = passing_of(tables_of_it, way, batch_size=3)
     place = await first_place(tables_of_it)
-    await before.note(place)
-    with pytest.raises(ConnectionError):
-        await first_pass(passing_of(tables_of_it, before, batch_size=40), place)
-    assert before.place is not None
-    await first_pass(passing_of(tables_of_it, after, batch_size=40), before.place)
-    assert sorted({*before.entries, *after.entries}) == all_of(source)
-    again = {*before.entries} & {*after.entries}
-    last_click = max((entry.time for entry in before.entries if isinstance(entry.event, Click)), default=0)
-    assert all(entry.time >= last_click for entry in again if isinstance(entry.event, Click))
+    await first_pass(passing, place)
+    assert [entry.event_id for entry in way.entries] == [*range(1, 21)]
+    await send_all_new(passing, place)
+    assert sorted(way.entries) == all_of(source)
 
 
 async def test_what_came_after_the_first_pass_comes_by_rising_id_and_in_order_where_a_page_is_full(
@@ -175,10 +209,66 @@ async def test_what_came_after_the_first_pass_comes_by_rising_id_and_in_order_wh
     source.add_clicks(*({"click_id": number, "click_time": BASE + number} for number in range(11, 101)))
     source.add_clicks({"click_id": 14, "click_time": BASE + 14})
     source.add_conversions(*({"conv_id": number, "conv_time": BASE + 10 + 2 * number} for number in range(1, 50)))
-    while await send_new(passing, place):
-        pass
+    await send_all_new(passing, place)
     assert way.entries == all_of(source)
     assert (place.last_click, place.last_conversion) == (100, 49)
+
+
+async def test_pages_without_any_event_do_not_end_an_import(source: Prosper202, tables_of_it: Recording) -> None:
+    way = Keeping()
+    passing = passing_of(tables_of_it, way, batch_size=3)
+    place = await first_place(tables_of_it)
+    await first_pass(passing, place)
+    source.add_conversions(*({"conv_id": number, "campaign_id": 0} for number in range(1, 8)), {"conv_id": 9})
+    source.add_clicks(*({"click_id": number, "click_time": BASE + number} for number in range(1, 11)))
+    await send_all_new(passing, place)
+    assert sorted(entry.event_id for entry in way.entries) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10]
+    assert (place.last_click, place.last_conversion) == (10, 9)
+
+
+async def test_what_is_left_out_is_counted_once_though_its_page_is_read_again_and_again(
+    source: Prosper202, tables_of_it: Recording
+) -> None:
+    passing = passing_of(tables_of_it, Keeping(), batch_size=4)
+    place = await first_place(tables_of_it)
+    await first_pass(passing, place)
+    source.add_clicks(*({"click_id": number, "click_time": BASE + number} for number in range(1, 41)))
+    source.add_clicks({"click_id": 7, "click_time": BASE, "aff_campaign_id": 0}, {"click_id": 41, "user_id": 0})
+    late = BASE + 1000  # all clicks come before
+    source.add_conversions({"conv_id": 1, "conv_time": late}, {"conv_id": 2, "campaign_id": 0}, {"conv_id": 3})
+    await send_all_new(passing, place)
+    left_out = passing.telling.left_out
+    assert (left_out.refused.total(), left_out.doubles) == (2, 1)
+
+
+async def test_a_row_with_an_id_that_no_event_has_hides_no_new_ones(
+    source: Prosper202, tables_of_it: Recording
+) -> None:
+    source.add_clicks({"click_id": 2**64 - 1}, {"click_id": 5})
+    way = Keeping()
+    passing = passing_of(tables_of_it, way, batch_size=3)
+    place = await first_place(tables_of_it)
+    await first_pass(passing, place)
+    assert passing.telling.left_out.refused.total() == 1
+    source.add_clicks({"click_id": 6}, {"click_id": 2**64 - 2})
+    await send_all_new(passing, place)
+    assert [entry.event_id for entry in way.entries] == [5, 6]
+
+
+async def test_a_key_that_the_server_ignores_is_not_used(source: Prosper202, tables_of_it: Recording) -> None:
+    source.execute("ALTER TABLE `202_clicks` ALTER INDEX `click_id` IGNORED")
+    with pytest.raises(SourceUnfit, match="doesn't exist") as lost:
+        await tables_of_it.clicks_after(0, limit=5)
+    assert "Repeat the command" in lost.value.hint
+    with pytest.raises(SourceUnfit, match=r"no key on \(click_id\)"):
+        await tables_of_it.check()
+    source.execute("ALTER TABLE `202_clicks` ADD KEY `by``id` (click_id, user_id)")
+    await tables_of_it.check()
+    assert len(await tables_of_it.clicks_after(0, limit=5)) == 0
+
+
+async def test_the_clicks_of_an_account_may_be_gone_once_it_was_found(tables_of_it: Recording) -> None:
+    assert await tables_of_it.time_range(77) is None
 
 
 async def test_both_ends_of_the_range_are_included_and_nothing_else(
@@ -220,3 +310,19 @@ async def test_every_page_is_read_from_a_key_and_none_is_sorted(source: Prosper2
 def _advance(click_id: int) -> dict[str, int]:
     names = ("keyword_id", "ip_id", "country_id", "region_id", "city_id", "platform_id", "browser_id", "device_id")
     return {"click_id": click_id, "text_ad_id": click_id % 7, **dict.fromkeys(names, 0)}
+
+
+async def test_a_transaction_id_comes_as_its_text_whatever_the_type_of_its_column(
+    source: Prosper202, tables_of_it: Recording
+) -> None:
+    for type_name in ("varchar(255) CHARACTER SET latin1", "varbinary(255)"):
+        source.execute(
+            "DELETE FROM `202_conversion_logs`", f"ALTER TABLE `202_conversion_logs` MODIFY transaction_id {type_name}"
+        )
+        source.add_conversions({"conv_id": 1, "transaction_id": "é"})
+        (row,) = await tables_of_it.conversions_after(0, limit=5)
+        assert conversion_of_row(row).transaction_id == "é"
+    source.execute("UPDATE `202_conversion_logs` SET transaction_id = X'E9'")
+    (row,) = await tables_of_it.conversions_after(0, limit=5)
+    with pytest.raises(InvalidEvent, match="not UTF-8"):
+        conversion_of_row(row)

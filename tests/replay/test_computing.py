@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from stream.agents.outputs import TopicNames
-from stream.core.facts import Journey
-from stream.core.keys import JourneyKey
+from stream.core.facts import Journey, Outcome
+from stream.core.keys import JourneyKey, partition_of
 from stream.replay.computing import BatchReport, Named, compute_batch
 from stream.replay.storing import Scope
-from tests.faults.events import CAMPAIGN, USER, click, conversion
-from tests.replay.test_storing import AT, Desk
+from tests.faults.events import CAMPAIGN, OTHER_CAMPAIGN, USER, click, conversion
+from tests.replay.test_storing import AT, HERE, PARTITIONS, Desk
 from tests.support.memory_store import MemoryStore
 from tests.support.traffic import Sent
 
@@ -97,3 +97,17 @@ async def test_conversions_that_are_gone_are_left_out() -> None:
     batch = [Named(1, made.journeys[1].conversion.click_id), Named(999, 999)]
     report = await compute_batch(MemoryStore(made.database, "a replay"), made.scope, 0, batch, place={})
     assert report.conversions == 1
+
+
+async def test_a_report_of_the_same_payment_in_another_partition_is_sent_on_where_both_count() -> None:
+    """As after two workers that did not see each other's, and died before their second looks."""
+    desk = Desk()
+    elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
+    await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
+    other = conversion(2, 1, AT + 9, transaction_id="t", campaign_id=OTHER_CAMPAIGN)
+    await desk.store(other, partition=elsewhere)
+    stored = desk.database.facts.journeys[2]
+    assert stored.outcome is Outcome.DUPLICATE
+    desk.database.facts.journeys[2] = stored._replace(outcome=Outcome.COUNTED)
+    report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
+    assert [record.partition for record in report.records if record.topic == "conversions"] == [elsewhere]

@@ -203,12 +203,13 @@ async def test_a_failure_between_bound_and_removal_leaves_neither(desk: Desk, mo
     assert (await desk.ids(), row.history_from, row.outside_changes) == ([], BOUND, 1)
 
 
-async def test_a_partition_that_was_lost_meanwhile_is_left_alone(desk: Desk) -> None:
+@pytest.mark.parametrize("owner", ["worker-2", "worker-1"])  # the same one has come back with another epoch
+async def test_a_partition_that_was_lost_meanwhile_is_left_alone(owner: str, desk: Desk) -> None:
     await desk.add(*in_partition(0, 1, 3), *in_partition(1, 11, 3))
 
     async def taken_by_another() -> None:
         desk.store.after_page = []
-        await desk.facts.take_over(0, owner="worker-2", topic_ids={}, partition_count=PARTITIONS, history_from=0)
+        await desk.facts.take_over(0, owner=owner, topic_ids={}, partition_count=PARTITIONS, history_from=0)
 
     desk.store.after_page = [taken_by_another]
     assert await desk.removal().look() == 3
@@ -242,6 +243,18 @@ async def test_a_click_that_became_younger_meanwhile_stays(desk: Desk) -> None:
     desk.store.after_page = [revised]
     assert await desk.removal().look() == 1
     assert await desk.ids() == [1]
+
+
+async def test_a_click_that_moved_to_another_partition_meanwhile_stays_until_the_next_look(desk: Desk) -> None:
+    await desk.add(*in_partition(0, 1, 2))
+
+    async def moved() -> None:
+        async with desk.facts.transaction() as transaction:
+            await transaction.replace_clicks(in_partition(1, 1, revised_at=5))
+
+    desk.store.after_page = [moved]
+    assert await desk.removal().look() == 1
+    assert await desk.ids() == [1], "the owner of its partition must be told, in that partition's row"
 
 
 async def test_what_a_conversion_names_meanwhile_stays(desk: Desk) -> None:
