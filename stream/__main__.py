@@ -67,10 +67,17 @@ def check_packages() -> None:
         )
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 failed or not in time, 2 wrong usage or setting."""
+def quiet_libraries() -> None:
+    """What they log is neither shown twice nor tells a password."""
     # Without a handler of its own aiokafka's warnings would stand on STDERR beside the one message that we give.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+    # Below this level it logs each request, and the one that logs in holds the password.
+    logging.getLogger("aiokafka.conn").setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed or not in time, 2 wrong usage or setting."""
+    quiet_libraries()
     try:
         check_packages()
         cli(prog_name="touchstream")

@@ -11,6 +11,7 @@ from aiokafka.errors import for_code
 
 from stream.agents.topic_names import planned_counts, planned_topics
 from stream.commands.checkup import Check, Finding, Part, Surroundings, error, ok, warning
+from stream.commands.log_access import partition_counts
 from stream.commands.showing import length, utc
 from stream.commands.standing import ANSWER_LIMIT_S, CLOSE_LIMIT_S, SOURCES
 from stream.commands.topics import compare_topics, connected_admin
@@ -43,8 +44,12 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
                 await consumer.stop()
 
 
-def _places(settings: Settings, topics: Sequence[str]) -> list[TopicPartition]:
-    counts = planned_counts(settings)
+async def _places(settings: Settings, topics: Sequence[str]) -> list[TopicPartition]:
+    """Those that are there: a consumer waits for one that is not, and by asking for its topic may create it.
+
+    Raises StartRefused for a topic that is missing.
+    """
+    counts = await partition_counts(settings, topics)
     return [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]
 
 
@@ -95,6 +100,7 @@ async def _retention(settings: Settings) -> Mapping[str, Mapping[str, str]]:
     wanted = dict.fromkeys(("retention.ms", "retention.bytes"))
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in _source_topics(settings)]
     found: dict[str, Mapping[str, str]] = {}
+    await partition_counts(settings, _source_topics(settings))
     async with connected_admin(settings) as admin:
         for answer in await admin.describe_configs(resources):
             for code, message, _, name, entries in answer.resources:
@@ -134,7 +140,7 @@ async def look_at_log_beginning(around: Surroundings) -> Finding:
 
 async def _beginnings(settings: Settings, now: int) -> list[_Beginning]:
     """Of the partitions that have lost records."""
-    places = _places(settings, _source_topics(settings))
+    places = await _places(settings, _source_topics(settings))
     async with _consumer(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
         begins = await consumer.beginning_offsets(places)
         lost = [place for place in places if begins[place] > 0]
@@ -165,7 +171,7 @@ async def _missing(around: Surroundings, late: Sequence[_Beginning], needed: int
 
 async def look_at_dead_letters(around: Surroundings) -> Finding:
     settings, since = around.settings, around.now - DAY_SECONDS
-    places = _places(settings, [dead_letter_topic(topic) for topic in _source_topics(settings)])
+    places = await _places(settings, [dead_letter_topic(topic) for topic in _source_topics(settings)])
     async with _consumer(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
         ends = await consumer.end_offsets(places)
         firsts = await consumer.offsets_for_times(dict.fromkeys(places, since * 1000))

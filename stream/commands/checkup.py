@@ -77,10 +77,12 @@ def error(text: str, remedy: str, details: Sequence[str] = ()) -> Finding:
     return Finding(Level.ERROR, text, remedy, details)
 
 
-async def go_through(checks: Sequence[Check], surroundings: Surroundings) -> list[Checked]:
-    """In their order. What fails is a finding, never an exception."""
+async def go_through(
+    checks: Sequence[Check], surroundings: Surroundings, *, before: Sequence[Checked] = ()
+) -> list[Checked]:
+    """In their order. What fails is a finding, never an exception. `before`: what others have found."""
     done: list[Checked] = []
-    away: set[str] = set()
+    away = {check.name for check, finding in before if finding.level is Level.ERROR}
     for check in checks:
         missing = sorted(part for part in check.needs if part in away)
         if missing:

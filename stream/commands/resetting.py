@@ -13,6 +13,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from stream.agents.topic_names import planned_counts, planned_topics
 from stream.clock import unix_now
 from stream.commands.log_access import writing
+from stream.commands.republishing import publish_results_again
 from stream.commands.standing import GONE_STATES, HOURS_SOURCES, SOURCES, read_group
 from stream.commands.topics import apply_topics, connected_admin
 from stream.config import Settings
@@ -85,7 +86,8 @@ def _check_topics(settings: Settings, counts: Mapping[str, int]) -> None:
 async def reset_to_log_start(settings: Settings) -> None:
     """Call `check_reset` first. Broken off in between it may be repeated, and until then no worker starts.
 
-    Offsets go last: while they are there, a worker refuses to start on a database that knows of none.
+    Offsets go last: while they are there, a worker refuses to start on a database that knows of none. Hours are all
+    published once more: what the topics hold of them may be newer than a database that was restored.
     """
     async with connected_admin(settings) as admin:
         await _make_changelog_anew(settings, admin)
@@ -94,6 +96,7 @@ async def reset_to_log_start(settings: Settings) -> None:
             for topic_group in (JOURNEYS_GROUP, HOURS_GROUP):
                 await reset_progress(database, now=int(unix_now()), topic_group=topic_group)
             await _begin_epochs(settings, database)
+            await publish_results_again(settings, database)
         finally:
             await database.close()
         for group_id in _group_ids(settings):

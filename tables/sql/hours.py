@@ -86,6 +86,14 @@ async def write_hours(connection: Connection, changes: Iterable[HourChange], *, 
     await connection.insert(_UPSERT, sorted(_StoredHour(change.key, change.row, fired_at) for change in changes))
 
 
+async def add_unpublished(connection: Connection, keys: Collection[HourKey]) -> None:
+    """Those that lack get a row without results, which is still to be published."""
+    lacking = sorted(set(keys) - (await read_hours(connection, keys)).keys())
+    if lacking:
+        row = HourRow(1, 0, 0, is_final=False, problems={})
+        await connection.insert(_UPSERT, [_StoredHour(key, row, 0) for key in lacking])
+
+
 async def mark_published(connection: Connection, revisions: Mapping[HourKey, int]) -> Sequence[HourKey]:
     """Returns the hours that are still at that revision. The caller holds the locks of their accounts."""
     standing: list[HourKey] = []

@@ -1,12 +1,14 @@
 """Do the stored rows fit one another? Asked in pages of ids, so that no statement takes long; nothing is locked."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from stream.core.facts import Outcome
 from stream.core.journeys import JOURNEY_LIMIT
+from stream.core.toggles import Switchboard
 from tables.sql.connections import Connection
+from tables.sql.inserts import whole_list
 from tables.sql.journeys import read_journeys
-from tables.sql.toggles import with_shown_touches
+from tables.sql.toggles import read_switchboards_with_off, with_shown_touches
 
 PAGE_CONVERSIONS = 20_000
 PAGE_CLICKS = 100_000
@@ -45,7 +47,9 @@ async def misplaced_touchpoints(connection: Connection) -> Sequence[int]:
 async def wrong_converting_clicks(connection: Connection) -> Sequence[int]:
     """Conversions whose touchpoints do not hold the converting click once, or that have some and should have none."""
     found: list[int] = []
+    switchboards = await read_switchboards_with_off(connection)
     async for clause in _pages(connection, _JOURNEYS, "conv_id", PAGE_CONVERSIONS):
+        found += await _that_should_have_none(connection, clause, switchboards)
         rows = await connection.fetch(
             "SELECT j.conv_id, j.outcome, COUNT(t.conv_id),"
             " SUM(CASE WHEN t.click_id = j.click_id THEN 1 ELSE 0 END)"
@@ -58,7 +62,25 @@ async def wrong_converting_clicks(connection: Connection) -> Sequence[int]:
         without = [row[0] for row in rows if row[1] == Outcome.COUNTED and not row[2]]
         found += [row[0] for row in rows if row[2]]
         found += await _that_should_have_some(connection, without)
-    return sorted(found)
+    return sorted(set(found))
+
+
+async def _that_should_have_none(
+    connection: Connection, clause: str, switchboards: Mapping[int, Switchboard]
+) -> list[int]:
+    """Counted conversions with touchpoints, though multi-touch was off or a person has purged them."""
+    users = whole_list(sorted(switchboards)) or "0"  # no account has id 0
+    rows = await connection.fetch(
+        f"SELECT conv_id, user_id, aff_network_id, campaign_id, conv_time, purged FROM `{_JOURNEYS}` j"
+        f" WHERE {clause} AND outcome = '{Outcome.COUNTED}' AND (purged <> 0 OR user_id IN ({users}))"
+        f" AND EXISTS (SELECT 1 FROM `{_TOUCHPOINTS}` t WHERE t.conv_id = j.conv_id)"
+    )
+    return [
+        conv_id
+        for conv_id, user_id, advertiser, campaign, conv_time, is_purged in rows
+        if is_purged
+        or not switchboards[user_id].is_multi_touch_on(advertiser=advertiser, campaign=campaign, conv_time=conv_time)
+    ]
 
 
 async def _that_should_have_some(connection: Connection, conv_ids: Sequence[int]) -> list[int]:

@@ -80,6 +80,11 @@ async def test_what_is_well_and_what_was_broken_by_hand(installation: Environmen
             env,
             "UPDATE `202_conversion_touchpoints` SET position = 30 WHERE conv_id = 1 AND position = 0",
             "DELETE FROM `202_conversion_touchpoints` WHERE conv_id = 2",
+            "UPDATE `202_stream_journeys` SET purged = 1 WHERE conv_id = 3",
+            "INSERT INTO `202_stream_toggles` (user_id, scope_type, scope_id, since, is_enabled)"
+            " SELECT user_id, 'campaign', campaign_id, conv_time, 0 FROM `202_stream_journeys` WHERE conv_id = 4",
+            "INSERT INTO `202_stream_toggles` (user_id, scope_type, scope_id, since, is_enabled)"
+            " SELECT user_id, 'campaign', campaign_id, conv_time + 1, 1 FROM `202_stream_journeys` WHERE conv_id = 4",
             "UPDATE `202_attribution_models` SET is_default = 0",
             "DELETE FROM `202_cronjob_logs`",
             "INSERT INTO `202_cronjob_logs` (id, last_execution_time) VALUES (2, 1700000000)",
@@ -87,7 +92,7 @@ async def test_what_is_well_and_what_was_broken_by_hand(installation: Environmen
         broken = doctor(env, code=1)
         assert worker.stop() == 0
     assert broken["touchpoints"]["details"] == ["conversion 1"]
-    assert broken["converting clicks"]["details"] == ["conversion 2"]
+    assert broken["converting clicks"]["details"] == [f"conversion {number}" for number in (2, 3, 4)]
     assert len(broken["default models"]["details"]) >= 1
     assert {"touchpoints", "converting clicks", "default models"} <= set(errors(broken))
     text = cli("doctor", env=env)
@@ -127,20 +132,31 @@ async def test_a_log_that_was_cut_and_a_retention_that_was_altered(
         before = doctor(env, code=0)
         assert (before["dead letters"]["level"], before["dead letters"]["found"]) == ("warning", "1 in the last day")
         await cut(env, clicks, 5)
-        await altered(env, clicks, retention_ms="86400000")
+        too_short = 37 * 86_400_000 - 1
+        await altered(env, clicks, retention_ms=str(too_short))
         after = doctor(env, code=1)
     assert errors(after) == ["topics", "retention", "log"]
     (line,) = after["log"]["details"]
     assert f'topic "{clicks}", partition 0: begins at ' in line
     assert line.endswith("are missing")
     assert "--allow-incomplete" in after["log"]["remedy"]
-    assert "86400000" in after["retention"]["details"][0]
+    assert f" is {too_short}, " in after["retention"]["details"][0]
+    without_database = f"mysql+asyncmy://nobody:nothing@127.0.0.1:{free_port()}/gone?charset=utf8mb4"
+    assert "log" in errors(doctor({**env, "TOUCHSTREAM_DATABASE_URL": without_database}, code=1))
     await run(env, "DELETE FROM `202_stream_clicks`", "DELETE FROM `202_stream_journeys`")
     # All that was removed had been read, and nothing is known of that time: no traffic.
     assert doctor(env, code=1)["log"]["level"] == "ok"
     await run(env, "UPDATE `202_stream_progress` SET next_offsets = '{}'")
     assert doctor(env, code=1)["log"]["level"] == "error"
     await remove_topics(env)
+
+
+def test_topics_that_are_missing_are_named_by_each_check(kafka: str, fresh_sqlite: str, tmp_path: Path) -> None:
+    env = environment(kafka, fresh_sqlite, tmp_path, partitions=1)
+    succeed("db", "upgrade", env=env)
+    checks = doctor(env, code=1)
+    for name in ("topics", "retention", "log", "dead letters"):
+        assert (checks[name]["level"], "topics apply" in checks[name]["remedy"]) == ("error", True)
 
 
 def test_without_a_broker_the_rest_is_looked_at(env: Environment) -> None:

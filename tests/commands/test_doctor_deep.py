@@ -1,0 +1,226 @@
+"""`doctor --deep`: silent on what workers have left, sees each row broken by hand, no false alarm beside work."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from stream.commands.checkup import Checked, Level
+from stream.commands.doctor import examine
+from stream.commands.replay_plan import Wish
+from stream.config import Settings
+from tests.faults.conftest import install
+from tests.faults.installation import Installation
+from tests.support import golden
+from tests.support.hour_rows import store_golden_models
+from tests.support.processes import Environment, Worker, cli, environment, remove_topics, succeed, with_own_port
+from tests.support.rebuilds import execute
+from tests.support.rows import query
+from tests.support.traffic import traffic
+
+__all__ = ["install"]
+
+LOG, CREDITS, TOUCHES, TOTALS, OUTPUTS, AUDIT = (
+    "log and rows (I1, I6)",
+    "credits (I2)",
+    "touches (I3)",
+    "totals (I4)",
+    "outputs (I5)",
+    "audit (I7)",
+)
+EVERYTHING = Wish(users=(), start=0, end=2**31 - 1, is_incomplete_allowed=True)
+
+
+@pytest.fixture
+async def installation(kafka: str, fresh_database: str, tmp_path: Path) -> AsyncIterator[Environment]:
+    """A golden set that a worker has processed; it is gone."""
+    env = environment(kafka, fresh_database, tmp_path, partitions=2, fire_interval_seconds="0.2")
+    succeed("db", "upgrade", env=env)
+    succeed("topics", "apply", env=env)
+    await store_golden_models(fresh_database, "sparse")
+    await asyncio.to_thread(_note_models, fresh_database)
+    vectors = golden.load_before("sparse", int(time.time()))
+    lines = [
+        golden.write_lines(tmp_path / f"{kind}.jsonl", each)
+        for kind, each in (("clicks", vectors.clicks), ("conversions", vectors.conversions))
+    ]
+    succeed("ingest", "--clicks", lines[0], "--conversions", lines[1], env=env)
+    with Worker(with_own_port(env)) as worker:
+        succeed("status", "--wait-drained", "60", env=env)
+        assert worker.stop() == 0
+    yield env
+    await remove_topics(env)
+
+
+def _note_models(url: str) -> None:
+    """Golden models are stored without a default, and without a word of who did it."""
+    for user_id, model_id in query(url, "SELECT user_id, MIN(model_id) FROM `202_attribution_models` GROUP BY user_id"):
+        execute(url, f"UPDATE `202_attribution_models` SET is_default = 1 WHERE model_id = {model_id}")
+        execute(
+            url,
+            "INSERT INTO `202_attribution_audit` (user_id, model_id, action, created_at)"
+            f" VALUES ({user_id}, {model_id}, 'model_update', 2000000000)",
+        )
+
+
+class Break(NamedTuple):
+    """Made by hand and taken back; the checks that must see it."""
+
+    done: str
+    undone: str
+    seen_by: set[str]
+
+
+def breaks(url: str) -> Iterator[Break]:
+    # A click that converted nothing, in the middle of a journey.
+    number, conv_id, click_id, at = query(
+        url,
+        "SELECT t.touchpoint_id, t.conv_id, t.click_id, t.click_time FROM `202_conversion_touchpoints` t"
+        " JOIN `202_stream_journeys` j ON j.conv_id = t.conv_id"
+        " WHERE t.position = 1 AND t.click_id <> j.click_id ORDER BY t.conv_id LIMIT 1",
+    )[0]
+    touch = "`202_conversion_touchpoints`"
+    columns = "(touchpoint_id, conv_id, click_id, click_time, position, created_at)"
+    row = f"INSERT INTO {touch} {columns} VALUES"
+    yield Break(
+        f"DELETE FROM {touch} WHERE touchpoint_id = {number}",
+        f"{row} ({number}, {conv_id}, {click_id}, {at}, 1, 1)",
+        {LOG, TOUCHES, "touchpoints"},  # its credit is now one of a stranger
+    )
+    yield Break(
+        f"{row} (9000001, {conv_id}, {click_id}, {at}, 1, 1)",
+        f"DELETE FROM {touch} WHERE touchpoint_id = 9000001",
+        {LOG, "touchpoints"},
+    )
+    for wrong_time in (1, 2**31 - 1):
+        yield Break(
+            f"UPDATE {touch} SET click_time = {wrong_time} WHERE touchpoint_id = {number}",
+            f"UPDATE {touch} SET click_time = {at} WHERE touchpoint_id = {number}",
+            {LOG, TOUCHES},
+        )
+    yield Break(
+        f"UPDATE `202_stream_clicks` SET campaign_id = campaign_id + 1 WHERE click_id = {click_id}",
+        f"UPDATE `202_stream_clicks` SET campaign_id = campaign_id - 1 WHERE click_id = {click_id}",
+        {TOUCHES},
+    )
+    yield Break(
+        f"UPDATE `202_stream_journeys` SET click_payout = click_payout + 1 WHERE conv_id = {conv_id}",
+        f"UPDATE `202_stream_journeys` SET click_payout = click_payout - 1 WHERE conv_id = {conv_id}",
+        {LOG, TOTALS},
+    )
+    yield from _breaks_of_results(url)
+
+
+def _breaks_of_results(url: str) -> Iterator[Break]:
+    (((number, credit)),) = query(
+        url, "SELECT touchpoint_id, credit FROM `202_attribution_touchpoints` ORDER BY touchpoint_id LIMIT 1"
+    )
+    of_credit = f"`202_attribution_touchpoints` SET credit = {credit}"
+    one = f"WHERE touchpoint_id = {number}"
+    yield Break(
+        f"UPDATE {of_credit} - 0.00001, weight = credit {one}",
+        f"UPDATE {of_credit}, weight = credit {one}",
+        {LOG, CREDITS, OUTPUTS},
+    )
+    yield Break(
+        f"UPDATE `202_attribution_touchpoints` SET weight = weight - 0.00001 {one}",
+        f"UPDATE `202_attribution_touchpoints` SET weight = credit {one}",
+        {LOG, CREDITS, OUTPUTS},
+    )
+    yield Break(
+        f"UPDATE `202_attribution_touchpoints` SET position = position + 100 {one}",
+        f"UPDATE `202_attribution_touchpoints` SET position = position - 100 {one}",
+        {LOG, OUTPUTS},
+    )
+    ((conv_id,),) = query(url, "SELECT MAX(conv_id) FROM `202_stream_journeys`")
+    yield Break(
+        f"UPDATE `202_stream_journeys` SET version = version - 1 WHERE conv_id = {conv_id}",
+        f"UPDATE `202_stream_journeys` SET version = version + 1 WHERE conv_id = {conv_id}",
+        {OUTPUTS},
+    )
+    ((snapshot, slot),) = query(
+        url,
+        "SELECT MIN(snapshot_id), MIN(model_id) FROM `202_attribution_snapshots` WHERE scope_type = 'global'"
+        " AND attributed_conversions > 0",
+    )
+    for column, step in (
+        ("attributed_revenue", "0.001"),
+        ("attributed_conversions", "1"),
+        ("attributed_clicks", "1"),
+    ):
+        yield Break(
+            f"UPDATE `202_attribution_snapshots` SET {column} = {column} + {step} WHERE snapshot_id = {snapshot}",
+            f"UPDATE `202_attribution_snapshots` SET {column} = {column} - {step} WHERE snapshot_id = {snapshot}",
+            {LOG, TOTALS, OUTPUTS},
+        )
+    yield Break(
+        f"UPDATE `202_attribution_models` SET updated_at = 2000000001 WHERE model_id = {slot}",
+        f"UPDATE `202_attribution_models` SET updated_at = 1 WHERE model_id = {slot}",
+        {AUDIT},
+    )
+
+
+def seen(done: list[Checked]) -> set[str]:
+    """Checks that found an error; without a worker, nobody owns the partitions."""
+    for _, finding in done:
+        assert bool(finding.remedy) is (finding.level is not Level.OK)
+    return {check.name for check, finding in done if finding.level is Level.ERROR} - {"owners"}
+
+
+@pytest.mark.parametrize("fresh_database", ["mariadb", pytest.param("sqlite", marks=pytest.mark.full)], indirect=True)
+async def test_what_is_well_and_every_row_that_was_broken_by_hand(installation: Environment) -> None:
+    url = installation["TOUCHSTREAM_DATABASE_URL"]
+    settings = Settings.from_env(installation)
+    assert seen(await examine(settings, EVERYTHING)) == set()
+    for each in breaks(url):
+        await asyncio.to_thread(execute, url, each.done)
+        found = seen(await examine(settings, EVERYTHING))
+        await asyncio.to_thread(execute, url, each.undone)
+        assert found == each.seen_by, each.done
+    assert seen(await examine(settings, EVERYTHING)) == set()
+
+
+def deep(env: Environment, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = cli("doctor", "--deep", "--json", *options, env=env)
+    assert "Traceback" not in done.stderr
+    return done.returncode, {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+
+
+@pytest.mark.parametrize("fresh_database", ["mariadb"], indirect=True)
+async def test_as_a_user_runs_it(installation: Environment) -> None:
+    url = installation["TOUCHSTREAM_DATABASE_URL"]
+    await asyncio.to_thread(
+        execute, url, "DELETE FROM `202_conversion_touchpoints` WHERE position = 0 AND conv_id % 2 = 0"
+    )
+    with Worker(with_own_port(installation)) as worker:
+        worker.wait_ready()
+        code, checks = deep(installation)
+        assert code == 1
+        assert checks[LOG]["level"] == "error"
+        assert "replay" in checks[LOG]["remedy"]
+        assert any("touchpoint conversion" in line for line in checks[LOG]["details"])
+        users = {row[0] for row in query(url, "SELECT DISTINCT user_id FROM `202_stream_journeys`")}
+        _, checks = deep(installation, "--user", str(min(users)), "--start", "2000-01-01", "--end", "2000-01-02")
+        assert checks[LOG]["level"] == "ok", "nothing of that time"
+        code, checks = deep(installation, "--sample", "0.01")
+        assert checks[LOG]["level"] == "error", "a sample has at least one account"
+    done = cli("doctor", "--sample", "0.5", env=installation)
+    assert (done.returncode, "go with --deep" in done.stderr) == (2, True)
+
+
+def test_no_false_alarm_while_work_goes_on(install: Any, fresh_mariadb: str) -> None:  # noqa: ANN401
+    installation: Installation = install(fresh_mariadb, partitions=2, fire_interval_seconds="0.3")
+    sent = traffic(7, 3000, now=installation.now)
+    installation.send(sent[:1000])
+    with installation.worker() as worker:
+        worker.wait_ready()
+        with installation.sending(sent[1000:]):
+            for _ in range(2):
+                code, checks = deep(installation.env)
+                wrong = {name: each for name, each in checks.items() if each["level"] == "error"}
+                assert (code, wrong) == (0, {})
+        assert worker.stop() == 0
