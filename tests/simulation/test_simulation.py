@@ -1,86 +1,123 @@
-"""Seeded runs of the simulated cluster: whatever happens on the way, the rows are those of the set of events."""
+"""Seeded runs of the whole system: whatever happens on the way, the rows are those of the set of events."""
 
-import json
 import os
-from typing import Any
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from stream.core.facts import Outcome
-from stream.core.keys import JourneyKey
-from stream.core.state import KEPT_CLICKS, MOMENT_BYTES, NO_FLOOR, UNKNOWN_FLOOR, pack_click
-from tables.state.journeys import decode_state, encode_key
-from tests.simulation.world import World
-from tests.support.oracle import expected
-from tests.support.oracle_events import Record
-from tests.support.strategies import BASE
-from tests.support.traffic import Rates, traffic
+from tests.simulation import __main__ as command
+from tests.simulation.case import SQL_EVERY, Case, events_of, faults_of, numbers_of, ranges, shape_of
+from tests.simulation.regressions import REGRESSIONS
+from tests.simulation.running import Result, run_case
+from tests.simulation.shrink import shrunk
 
-SEEDS = int(os.environ.get("SIMULATED_SEEDS", "40"))
-NOW = BASE + 50 * 86_400
-
-
-def check_rows(world: World, records: list[Record]) -> None:
-    wanted = expected(records)
-    assert not wanted.conflicts
-    found = world.database
-    assert found.facts.touchpoints() == [
-        (row.conv_id, row.position, row.click_id, row.click_time) for row in wanted.touchpoints
-    ]
-    journeys = sorted(found.facts.journeys.items())
-    assert [(conv_id, journey.outcome.value, journey.click_unknown) for conv_id, journey in journeys] == [
-        tuple(row) for row in wanted.journeys
-    ]
-    assert sorted(found.logs) == [row.conv_id for row in wanted.conversion_logs]
-    assert all(conv_id in found.logs for conv_id, journey in journeys if journey.outcome is Outcome.COUNTED)
-
-
-def check_states(world: World) -> None:
-    """A state that claims to know its floor keeps every stored click above it, as it is stored."""
-    by_key: dict[bytes, list[bytes]] = {}
-    for click in world.database.facts.clicks.values():
-        if not (click.visitor_id and click.click_bot):
-            key = encode_key(JourneyKey(click.user_id, click.campaign_id, click.visitor_id))
-            by_key.setdefault(key, []).append(pack_click(click))
-    for number, member in world.members.items():
-        for key, value in member.kept.partitions.get(number, {}).items():
-            state = decode_state(value)
-            assert state is not None
-            if state.floor is not UNKNOWN_FLOOR:
-                floor = state.floor if state.floor != NO_FLOOR else bytes(MOMENT_BYTES)
-                clicks = sorted(packed for packed in by_key.get(key, []) if packed[:MOMENT_BYTES] > floor)
-                assert b"".join(clicks) == state.clicks, key
-                assert len(clicks) <= KEPT_CLICKS
-
-
-def check_outputs(world: World) -> None:
-    """Who keeps the greatest version of each journey record has what SQL has: nothing changed without being told."""
-    published: dict[int, dict[str, Any]] = {}
-    for output in world.outputs:
-        if output.topic == "journeys":
-            record = json.loads(output.value or b"")
-            if record["version"] >= published.get(record["conv_id"], record)["version"]:
-                published[record["conv_id"]] = record
-    assert {
-        conv_id: (record["version"], record["outcome"], [touch["click_id"] for touch in record["touches"]])
-        for conv_id, record in published.items()
-    } == {
-        conv_id: (journey.version, journey.outcome.value, [touch.click_id for touch in journey.touches])
-        for conv_id, journey in world.database.facts.journeys.items()
-    }
+SEEDS = 48
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_rows_are_those_of_the_set_of_events(seed: int) -> None:
-    # Every other seed has few keys and many revisions: what a revision leaves behind is met again soon.
-    is_crowded = seed % 2 == 1
-    rates = Rates(late=0.4, revised_clicks=0.6 if is_crowded else 0.2, same_transaction=0.3, visitors=0.9)
-    size = 1 if is_crowded else 3
-    sent = traffic(seed, 400, now=NOW, rates=rates, users=size, campaigns=size)
-    records = [Record(each.topic, each.value, NOW + seed % 7) for each in sent]
-    world = World(seed, partitions=(1, 2, 3)[seed % 3])
-    await world.run([(record, each.key) for record, each in zip(records, sent, strict=True)], fault_rate=0.3)
-    check_rows(world, records)
-    check_states(world)
-    check_outputs(world)
-    assert world.faults
+def test_rows_are_those_of_the_set_of_events(seed: int) -> None:
+    result = run_case(Case(seed))
+    if result.error is not None:
+        result.error.add_note(f"again: {result.case.command()}")
+        raise result.error
+    assert result.events
+
+
+@pytest.mark.parametrize("why", REGRESSIONS)
+def test_what_was_mended_stays_mended(why: str) -> None:
+    result = run_case(REGRESSIONS[why])
+    if result.error is not None:
+        raise result.error
+
+
+@pytest.mark.parametrize("seed", [2, SQL_EVERY - 1])
+def test_a_seed_decides_everything(seed: int) -> None:
+    digests = {run_case(Case(seed)).digest for _ in range(2)}
+    statement = f"from tests.simulation.running import *; print(run_case(Case({seed})).digest)"
+    for hashes in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": hashes}
+        found = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, env=env, capture_output=True, check=True)
+        digests.add(found.stdout.decode().strip())
+    assert len(digests) == 1
+
+
+def test_another_seed_is_another_history() -> None:
+    assert len({run_case(Case(seed)).digest for seed in (0, 1, 3)}) == 3
+
+
+# Small cases
+
+
+def test_a_failing_case_is_shrunk_to_what_it_needs() -> None:
+    seed = next(seed for seed in range(50) if len(faults_of(seed)) > 10 and len(events_of(seed)) > 80)
+    tried = []
+
+    def fails(case: Case) -> bool:
+        tried.append(case)
+        faults = case.faults if case.faults is not None else range(len(faults_of(seed)))
+        events = case.events if case.events is not None else range(len(events_of(seed)))
+        return {2, 7} <= set(faults) and {11, 60} <= set(events)
+
+    small = shrunk(Case(seed), fails)
+    assert (small.faults, small.events) == ((2, 7), (11, 60))
+    assert small.command() == f"python -m tests.simulation --seeds 1 --from {seed} --events 11,60 --faults 2,7"
+    assert len(tried) < 200
+
+
+def test_a_case_that_needs_no_faults_loses_them_all() -> None:
+    seed = next(seed for seed in range(50) if faults_of(seed))
+    assert shrunk(Case(seed), lambda case: case.events != ()).faults == ()
+
+
+@pytest.mark.parametrize("numbers", [(), (4,), (0, 1, 2, 3), (0, 2, 3, 9)])
+def test_numbers_are_written_as_ranges(numbers: tuple[int, ...]) -> None:
+    assert numbers_of(ranges(numbers)) == numbers
+
+
+def test_leaving_out_events_and_faults_leaves_the_others_as_they_are() -> None:
+    result = run_case(Case(0, events=(0, 5, 7), faults=()))
+    assert (result.error, result.events, sum(result.struck.values())) == (None, 3, 0)
+
+
+# The command
+
+
+def test_the_command_names_the_failing_seed_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(case: Case) -> Result:
+        is_wrong = case.seed == 3 and case.events != ()
+        return Result(case, AssertionError("a row is lost") if is_wrong else None, events=1)
+
+    monkeypatch.setattr(command, "run_case", broken)
+    monkeypatch.setattr(sys, "argv", ["simulate", "--seeds", "5"])
+    assert command.main() == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "simulate: seed 3 failed: AssertionError: a row is lost"
+    assert said[-2] == "again: python -m tests.simulation --seeds 1 --from 3"
+    assert any(line.startswith("shrunk to: ") for line in said)
+
+
+def test_the_command_says_that_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "run_case", lambda case: Result(case, events=1))
+    monkeypatch.setattr(sys, "argv", ["simulate", "--seeds", "5", "--from", "7"])
+    assert command.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "simulate: 5 seeds, all well"
+
+
+def test_a_kind_of_fault_that_never_strikes_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_case", lambda case: Result(case, events=1))
+    monkeypatch.setattr(sys, "argv", ["simulate", "--seeds", "200"])
+    assert command.main() == 1
+    assert "never struck: " in capsys.readouterr().out
+
+
+def test_shapes_differ() -> None:
+    shapes = [shape_of(seed) for seed in range(100)]
+    for name in ("partitions", "workers", "is_sql", "is_crowded", "is_rekeyed", "is_aligned", "state_bound"):
+        assert len({getattr(shape, name) for shape in shapes}) > 1, name

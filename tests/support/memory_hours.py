@@ -24,6 +24,7 @@ from stream.core.results import (
 )
 from stream.core.toggles import Toggle
 from stream.core.totals import Scope, ScopeKey
+from tests.support.row_locks import RowLocks
 
 LAST_TOUCH = ModelRow(-1, "last_touch", "", is_active=True)
 _CreditPlace = tuple[int, int, int]  # model, conversion, position
@@ -62,12 +63,20 @@ class MemoryHours:
     hours: dict[HourKey, StoredHour] = field(default_factory=dict)
     credited: dict[int, CreditedAt] = field(default_factory=dict)
     progress: dict[int, PartitionProgress] = field(default_factory=dict)
-    locks: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    locks: RowLocks = field(default_factory=RowLocks)
+    under_way: "list[MemoryHourTransaction]" = field(default_factory=list)
     before_step: Callable[[str], Awaitable[None]] = _nothing
     after_commit: Callable[[], None] = lambda: None
+    after_transaction: "Callable[[MemoryHourTransaction], None]" = lambda _transaction: None
     loses_replies: int = 0  # so many next commits succeed without the caller hearing of it
     signs_of_life: int = 0
     written: list[Sequence[HourChange]] = field(default_factory=list)  # also by what was rolled back
+
+    def cut_off(self, owner: str) -> None:
+        """All connections of a worker that died: nothing of its transactions is left."""
+        for transaction in [each for each in self.under_way if each.owner == owner]:
+            self.under_way.remove(transaction)
+            self.locks.abandon(transaction)
 
     def configuration(self, user_id: int) -> Configuration:
         return configuration_of(self.models[user_id], self.toggles[user_id], scopes=self.scopes)
@@ -78,7 +87,8 @@ class MemoryHourTransaction:
 
     def __init__(self, database: MemoryHours, owner: str) -> None:
         self._database = database
-        self._owner = owner
+        self.owner = owner
+        self.advance: Advance | None = None
         self._hours: dict[HourKey, StoredHour] = {}
         self._credited: dict[int, CreditedAt | None] = {}
         self._progress: dict[int, PartitionProgress] = {}
@@ -87,9 +97,11 @@ class MemoryHourTransaction:
 
     async def pass_fence(self, advance: Advance) -> None:
         await self._database.before_step("pass_fence")
+        await self._database.locks.take(self, ("progress", advance.partition))
         row = self._database.progress.get(advance.partition)
-        if row is None or (row.owner, row.epoch) != (self._owner, advance.epoch):
+        if row is None or (row.owner, row.epoch) != (self.owner, advance.epoch):
             raise Fenced(f"partition {advance.partition} belongs to {row.owner if row else 'nobody'}")
+        self.advance = advance
         self._progress[advance.partition] = replace(
             row, next_offsets=dict(advance.next_offsets), watermark=advance.watermark
         )
@@ -98,7 +110,7 @@ class MemoryHourTransaction:
         await self._database.before_step("lock_accounts")
         for user_id in sorted(user_ids):
             assert not self.locked or self.locked[-1] < user_id, "accounts are locked in ascending order"
-            await self._database.locks[user_id].acquire()
+            await self._database.locks.take(self, ("account", user_id))
             self.locked.append(user_id)
             if not self._database.models[user_id]:
                 self._models[user_id] = [LAST_TOUCH._replace(model_id=user_id)]
@@ -183,6 +195,10 @@ class MemoryHourTransaction:
                 self._credited[conv_id] = CreditedAt(change.key, version)
         return {change.key: sorted(self._hours[change.key].removals) for change in changes}
 
+    @property
+    def is_writing(self) -> bool:
+        return bool(self._hours)
+
     def commit(self) -> None:
         self._database.hours |= self._hours
         self._database.models |= self._models
@@ -247,29 +263,44 @@ class MemoryHourStore:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryHourTransaction]:
-        transaction = MemoryHourTransaction(self._database, self._owner)
-        try:
+        async with self._begun() as transaction:
             yield transaction
             await self._database.before_step("commit")
-            transaction.commit()
-        finally:
-            for user_id in transaction.locked:
-                self._database.locks[user_id].release()
+            if transaction in self._database.under_way:  # else its connection was cut
+                transaction.commit()
+        self._database.after_transaction(transaction)
         self._database.after_commit()
+        await self._database.before_step("committed")
         if self._database.loses_replies:
             self._database.loses_replies -= 1
             raise Unavailable("the reply to COMMIT was lost")
+
+    @contextlib.asynccontextmanager
+    async def _begun(self) -> AsyncIterator[MemoryHourTransaction]:
+        database = self._database
+        transaction = MemoryHourTransaction(database, self._owner)
+        database.under_way.append(transaction)
+        try:
+            yield transaction
+        finally:
+            if transaction in database.under_way:
+                database.under_way.remove(transaction)
+                database.locks.release(transaction)
 
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int
     ) -> PartitionProgress:
         rows = self._database.progress
-        before = rows.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
-        before = replace(before, epoch=before.epoch + 1)
-        taken = replace(before, owner=owner)
-        if not before.partition_count:
-            taken = replace(taken, topic_ids=topic_ids, partition_count=partition_count)
-        rows[partition] = taken
+        async with self._begun() as transaction:
+            await self._database.before_step("take_over")
+            await self._database.locks.take(transaction, ("progress", partition))
+            before = rows.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, history_from, ())
+            before = replace(before, epoch=before.epoch + 1)
+            taken = replace(before, owner=owner)
+            if not before.partition_count:
+                taken = replace(taken, topic_ids=topic_ids, partition_count=partition_count)
+            rows[partition] = taken
+        await self._database.before_step("committed")
         return before
 
     async def read_unsettled(self) -> Mapping[HourKey, HourRow]:
@@ -290,10 +321,13 @@ class MemoryHourStore:
 
     async def mark_published(self, partition: int, epoch: int, revisions: Mapping[HourKey, int]) -> None:
         await self._database.before_step("mark_published")
-        row = self._database.progress.get(partition)
-        if row is None or (row.owner, row.epoch) != (self._owner, epoch):
-            raise Fenced(f"partition {partition} belongs to {row.owner if row else 'nobody'}")
-        async with self._locked(revisions):
+        async with self._begun() as transaction:
+            await self._database.locks.take(transaction, ("progress", partition))
+            row = self._database.progress.get(partition)
+            if row is None or (row.owner, row.epoch) != (self._owner, epoch):
+                raise Fenced(f"partition {partition} belongs to {row.owner if row else 'nobody'}")
+            for user_id in sorted({key.user_id for key in revisions}):
+                await self._database.locks.take(transaction, ("account", user_id))
             for key, revision in revisions.items():
                 hour = self._database.hours.get(key)
                 if hour is not None and hour.row.revision == revision:
@@ -301,13 +335,7 @@ class MemoryHourStore:
                     hour.is_settled = hour.row.is_final
                     hour.removals = {}
         self._database.after_commit()
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, keys: Iterable[HourKey]) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as held:
-            for user_id in sorted({key.user_id for key in keys}):
-                await held.enter_async_context(self._database.locks[user_id])
-            yield
+        await self._database.before_step("committed")
 
     async def sign_of_life(self) -> None:
         self._database.signs_of_life += 1
