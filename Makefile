@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup packages system broker demo test test-full check bench bench-check simulate faults lock clean
+.PHONY: help setup packages system broker demo test test-full check bench bench-check bench-replay simulate bugs faults fuzz audit lock clean
 
 # The newest Python at hand that will do; PYTHON=... chooses another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
@@ -15,10 +15,18 @@ PYTEST := $(BIN)/python -m pytest
 # Tests mostly wait for servers; each worker has a broker and a database of its own. 0: one process, for a debugger.
 WORKERS ?= 2
 PYTEST_OPTIONS ?=
+# Of `make fuzz`, and of `make audit`.
+SECONDS ?= 60
+TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
+ADVISORIES ?= pypi
 
-SYSTEM_PACKAGES := mariadb-server memcached default-jre-headless maven
-SYSTEM_PROGRAMS := mariadbd mariadb memcached java mvn
+SYSTEM_PACKAGES := mariadb-server memcached default-jre-headless maven openssl
+SYSTEM_PROGRAMS := mariadbd mariadb memcached java mvn openssl
 SEARCH_PATH := $(PATH):/usr/sbin:/usr/local/sbin
+
+# A lock is whole, so nothing is resolved: pip up to 23.2 takes a name with an extra, as in coverage[toml], for a name of
+# its own, finds a newer release than the locked one, and refuses it. `pip check` tells what a lock would lack.
+LOCKED := --quiet --disable-pip-version-check --require-hashes --no-deps
 
 # Hosts of package registries; addresses belong to the machine, not to the project. The brackets keep this line unfound.
 REGISTRY_HOSTS := pypi[.]org|python[h]osted[.]org|npmjs[.]org|repo1?[.]maven|crates[.]io|proxy[.]golang|deb[.]debian
@@ -36,8 +44,9 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 		|| { echo "Python 3.11 or later is needed; give it as make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "Python cannot make a virtual environment; on Debian: apt-get install -y python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install $(LOCKED) -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@
 
 system:
@@ -80,11 +89,40 @@ bench: setup  ## speed beside its peers on this machine
 bench-check: setup  ## a small run of every contestant: do they run, and are our rows right
 	@$(BIN)/python -m bench --check
 
-simulate: setup  ## random histories of events and crashes against an oracle, without servers
-	@SIMULATED_SEEDS=$${SIMULATED_SEEDS:-1000} $(PYTEST) -q -n $(WORKERS) tests/simulation $(PYTEST_OPTIONS)
+bench-replay: setup  ## replay beside raw multi-row inserts of the same rows; ARGS="--clicks 200000"
+	@$(BIN)/python -m bench.replay $(ARGS)
 
-faults: setup  ## kills, freezes and lost replies on real servers
-	@$(PYTEST) -q tests/faults -m "full or not full" $(PYTEST_OPTIONS)
+simulate: packages  ## the whole system in one process, seed by seed (SEEDS=200 FROM=0), with every fault, without servers
+	@$(BIN)/python -m tests.simulation --seeds $${SEEDS:-200} --from $${FROM:-0} --processes $(WORKERS)
+
+bugs: packages  ## twelve deliberate bugs, each in a copy: does the simulation catch them within SEEDS=200?
+	@$(BIN)/python -m tests.simulation.bugs --seeds $${SEEDS:-200} --processes $(WORKERS)
+
+faults: setup  ## every fault on real servers, within the hour, resumable; ARGS="worker-killed", ARGS=--list, ARGS=--anew
+	@$(MAKE) system SYSTEM_PROGRAMS="$(SYSTEM_PROGRAMS) faketime" SYSTEM_PACKAGES="$(SYSTEM_PACKAGES) faketime"
+	@$(BIN)/python -m tests.faults.matrix $(ARGS)
+
+fuzz: packages  ## each parser for SECONDS=60 against what atheris thinks of; TARGETS="clicks states" chooses
+	@$(BIN)/python -m pip install $(LOCKED) -r requirements-fuzz.lock
+	@mkdir -p var/fuzz; for target in $(TARGETS); do \
+		log="var/fuzz/$$target.log"; \
+		$(BIN)/python -m tests.fuzz "$$target" "$(SECONDS)" >"$$log" 2>&1 \
+			|| { tail -n 40 "$$log" >&2; echo "fuzz: $$target failed; the input is in var/fuzz" >&2; exit 1; }; \
+		echo "$$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' "$$log") inputs"; \
+	done
+	@echo "fuzz: nothing found"
+
+audit: packages  ## known vulnerabilities of all that is locked, from an advisory service: ADVISORIES=pypi, or osv
+	@[ var/audit/.installed -nt requirements-audit.lock ] || { \
+		$(PYTHON) -m venv --clear var/audit; \
+		var/audit/bin/python -m pip install $(LOCKED) -r requirements-audit.lock; \
+		touch var/audit/.installed; }
+	@for lock in requirements*.lock; do \
+		var/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+			--vulnerability-service $(ADVISORIES) -r $$lock \
+			|| { echo "audit: $$lock has known vulnerabilities, or the service could not be asked: see above" >&2; exit 1; }; \
+	done
+	@echo "audit: nothing known"
 
 lock: packages  ## pin the newest allowed versions with their hashes
 	@options="--quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate"; \

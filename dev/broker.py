@@ -101,7 +101,7 @@ def fetch() -> int:
 class Broker:
     name = "kafka"
     default_port = 9092
-    other_ports = ("controller",)
+    other_ports: Sequence[str] = ("controller",)
 
     def prepare(self, instance: Instance, data: Path) -> Mapping[str, str]:
         resolve_jars()
@@ -123,9 +123,14 @@ class Broker:
         # Kafka's option parser takes an id that begins with a dash for an option.
         cluster = "T" + cluster[1:]
         command = [*self._java(data), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"]
+        command += self.format_options()
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=data, check=False)
         if done.returncode != 0:
             raise CannotRun(f"Kafka could not format {data}:\n{done.stdout}{done.stderr}")
+
+    def format_options(self) -> Sequence[str]:
+        """For a broker with accounts, which its first start needs already."""
+        return ()
 
     def _java(self, data: Path) -> list[str]:
         return [

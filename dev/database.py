@@ -43,7 +43,7 @@ def account(data: Path) -> str:
 class Database:
     name = "mariadb"
     default_port = 3306
-    other_ports = ()
+    other_ports: Sequence[str] = ()
 
     def prepare(self, instance: Instance, data: Path) -> Mapping[str, str]:
         program("mariadbd", "mysqld")
