@@ -5,7 +5,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 
 # stream/topics.yaml is a link to the file beside it, so both go.
 COPY topics.yaml ./
