@@ -67,7 +67,8 @@ def _credited(weights: Sequence[float]) -> Sequence[TouchCredit]:
 def _weights_by_position(first: float, last: float, count: int) -> Sequence[float]:
     if count == 2:
         return (first, last)
-    middle = max(0.0, 1.0 - first - last) / (count - 2)
+    # Added first: 1.0 - 0.7 - 0.3 would leave dust, and touches of no weight would have rows and be counted.
+    middle = (1.0 - (first + last)) / (count - 2)
     return (first, *[middle] * (count - 2), last)
 
 

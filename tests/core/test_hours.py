@@ -12,7 +12,7 @@ from stream.core.configuration import Configuration, ModelRow, configuration_of
 from stream.core.credit import split
 from stream.core.facts import Journey, Outcome, Touch
 from stream.core.hours import Hour, HourKey, credit_key, final_before, snapshot_key, steps_of
-from stream.core.models import ModelType, Weighting
+from stream.core.models import FIRST_WEIGHT, LAST_WEIGHT, ModelType, Weighting
 from stream.core.money import Units
 from stream.core.results import SnapshotRow
 from stream.core.toggles import is_multi_touch_on
@@ -118,6 +118,20 @@ def test_a_model_alone_gives_what_it_gives_among_others(seed: int) -> None:
         own = results(alone)
         assert own.snapshots == [each for each in everything.snapshots if each.model_id == row.model_id]
         assert own.credits == [each for each in everything.credits if each.model_id == row.model_id]
+
+
+def test_weights_that_sum_to_1_leave_nothing_for_the_touches_between() -> None:
+    found = journey(random.Random(5), 1, 1, conv_time=BASE)._replace(
+        touches=tuple(Touch(BASE - 100 + number, 100 + number, 1, 2, 3, 4) for number in range(4))
+    )
+    rows = [
+        model_row(hundredths, "position_based", {FIRST_WEIGHT: hundredths / 100, LAST_WEIGHT: (100 - hundredths) / 100})
+        for hundredths in range(101)
+    ]
+    hour = Hour(configured(rows), with_extra_scopes=True)
+    put(hour, found)
+    assert results(hour) == wanted([found], rows)
+    assert {total.clicks for key, total in hour.totals.items() if key.scope is Scope.GLOBAL} == {1, 2}
 
 
 weightings = st.one_of(

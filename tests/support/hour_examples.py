@@ -27,7 +27,7 @@ DEFINITIONS: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("time_decay", {"half_life_hours": 48}),
     ("time_decay", {"half_life_hours": 1}),
     ("position_based", {"first_touch_weight": 0.4, "last_touch_weight": 0.4}),
-    ("position_based", {"first_touch_weight": 0.5, "last_touch_weight": 0.5}),
+    ("position_based", {"first_touch_weight": 0.7, "last_touch_weight": 0.3}),  # 1.0 - 0.7 - 0.3 is not 0
     ("position_based", {"first_touch_weight": 0, "last_touch_weight": 0}),
     ("position_based", {"first_touch_weight": 0.3, "last_touch_weight": 0.6}),
     ("assisted", None),
