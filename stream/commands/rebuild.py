@@ -182,8 +182,8 @@ def command(
     """Compute hours, with their snapshots and credits, once more from the journeys in the database.
 
     All whole hours that [START, END) touches, of all users or of those given. Safe beside workers and other rebuilds;
-    the workers publish what it changes. A window that was processed with the same models and settings is not done
-    again without --force; a rebuild that was stopped or killed may simply be repeated.
+    the workers publish what it changes. A window that was processed after its end, with the same models and settings
+    and nothing new since, is not done again without --force; a rebuild that was stopped or killed may be repeated.
 
     \b
     JSON: ok, start, start_utc, end, end_utc,

@@ -132,28 +132,35 @@ async def read_credited_of_hours(connection: Connection, keys: Collection[HourKe
     return found
 
 
+_NOT_CREDITED_SO = (
+    f"SELECT j.user_id, j.conv_id FROM `{_JOURNEYS}` j LEFT JOIN `{_CREDITED}` c ON c.conv_id = j.conv_id"
+    f" WHERE {{clause}} AND j.outcome = '{Outcome.COUNTED}' AND (c.conv_id IS NULL OR c.user_id <> j.user_id"
+    " OR c.date_hour <> j.date_hour OR c.version <> j.version)"
+)
+_NOT_COUNTED_THERE = (
+    f"SELECT c.user_id, c.conv_id FROM `{_CREDITED}` c LEFT JOIN `{_JOURNEYS}` j ON j.conv_id = c.conv_id"
+    f" WHERE {{clause}} AND (j.conv_id IS NULL OR j.outcome <> '{Outcome.COUNTED}' OR j.user_id <> c.user_id"
+    " OR j.date_hour <> c.date_hour)"
+)
+
+
 async def read_uncredited(connection: Connection, keys: Collection[HourKey]) -> set[tuple[int, int]]:
     """Account and conversion: counted in one of the hours and not credited so, or credited there and not counted."""
     found: set[tuple[int, int]] = set()
-    for clause in hour_clauses(keys, of="j."):
-        found |= await _pairs(
-            connection,
-            f"SELECT j.user_id, j.conv_id FROM `{_JOURNEYS}` j LEFT JOIN `{_CREDITED}` c ON c.conv_id = j.conv_id"
-            f" WHERE {clause} AND j.outcome = '{Outcome.COUNTED}' AND (c.conv_id IS NULL OR c.user_id <> j.user_id"
-            " OR c.date_hour <> j.date_hour OR c.version <> j.version)",
-        )
-    for clause in hour_clauses(keys, of="c."):
-        found |= await _pairs(
-            connection,
-            f"SELECT c.user_id, c.conv_id FROM `{_CREDITED}` c LEFT JOIN `{_JOURNEYS}` j ON j.conv_id = c.conv_id"
-            f" WHERE {clause} AND (j.conv_id IS NULL OR j.outcome <> '{Outcome.COUNTED}' OR j.user_id <> c.user_id"
-            " OR j.date_hour <> c.date_hour)",
-        )
+    for select, of in ((_NOT_CREDITED_SO, "j."), (_NOT_COUNTED_THERE, "c.")):
+        for clause in hour_clauses(keys, of=of):
+            rows = await connection.fetch(select.format(clause=clause))
+            found |= {(user_id, conv_id) for user_id, conv_id in rows}
     return found
 
 
-async def _pairs(connection: Connection, statement: str) -> set[tuple[int, int]]:
-    return {(row[0], row[1]) for row in await connection.fetch(statement)}
+async def has_uncredited(connection: Connection, user_id: int, *, start: int, end: int) -> bool:
+    """Has an hour that begins in [start, end) what `read_uncredited` would name?"""
+    for select, of in ((_NOT_CREDITED_SO, "j."), (_NOT_COUNTED_THERE, "c.")):
+        clause = f"{of}user_id = {user_id:d} AND {of}date_hour >= {start:d} AND {of}date_hour < {end:d}"
+        if await connection.fetch(f"{select.format(clause=clause)} LIMIT 1"):
+            return True
+    return False
 
 
 async def write_credited(connection: Connection, changes: Sequence[HourChange]) -> None:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from tables.sql.connections import Connection, Row
+from tables.sql.hours import has_uncredited
 
 _RELATION = "202_stream_runs"
 _COLUMNS = (
@@ -80,8 +81,9 @@ async def claim_run(
 ) -> Claim:
     """The caller holds the lock of the account. An owner is one process; `lease` in seconds.
 
-    A run that has finished with this configuration is not done again, unless forced. One whose lease has run out is
-    written down as failed, and this one takes its place.
+    A run that has finished with this configuration is not done again, unless forced, where it began after the end of
+    the window and all that counts there is credited. One whose lease has run out is written down as failed, and this
+    one takes its place.
     """
     runs = await list_runs(connection, window)
     running = [run for run in runs if run.state is RunState.RUNNING]
@@ -89,7 +91,14 @@ async def claim_run(
         if run.lease_until > now:
             return Claim(is_ours=False, run=run)
     finished = next((run for run in runs if run.state is RunState.FINISHED), None)
-    if finished is not None and finished.configuration == configuration and not is_forced:
+    if (
+        finished is not None
+        and not is_forced
+        and finished.configuration == configuration
+        # What comes into an hour that is not over is no news to anybody, and is to be rebuilt all the same.
+        and window.end <= finished.started_at
+        and not await has_uncredited(connection, window.user_id, start=window.start, end=window.end)
+    ):
         return Claim(is_ours=False, run=finished)
     for run in running:
         await connection.run(

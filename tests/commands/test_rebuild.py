@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from stream.clock import unix_now
 from stream.commands.rebuild import command
+from stream.core.facts import Outcome
 from tables.sql.upgrade import upgrade_schema
 from tests.support.processes import Environment, cli, environment, succeed, wait_for
 from tests.support.rebuilds import (
@@ -126,6 +128,25 @@ def test_a_window_is_done_again_when_forced_or_when_models_changed(env: Environm
     assert "rebuilt 1 user" in succeed("rebuild", *WINDOW, env=env)
     states = query(url_of(env), "SELECT state, hours_done, hours_total FROM `202_stream_runs`")
     assert states == [("finished", 2, 2)] * 4
+
+
+def test_hours_that_are_not_over_are_done_again_and_so_are_those_with_news(env: Environment) -> None:
+    now = int(unix_now())
+    hour = now - now % HOUR
+    window = ("--start", str(hour), "--end", str(hour + 10 * HOUR))
+    put(url_of(env), [converted(1, now)])
+    assert "user 7: 1 hours, 1 conversions" in succeed("rebuild", *window, env=env)
+    put(url_of(env), [converted(2, now)])
+    assert "user 7: 1 hours, 2 conversions" in succeed("rebuild", *window, env=env)
+    past = uniform(2, 1, first_id=11)
+    put(url_of(env), past)
+    assert "user 7: 2 hours, 2 conversions" in succeed("rebuild", *WINDOW, env=env)
+    assert "already processed" in succeed("rebuild", *WINDOW, env=env)
+    late, refunded = converted(3, BASE + HOUR + 70), past[0]._replace(version=2, outcome=Outcome.DELETED, touches=())
+    put(url_of(env), [late, refunded])
+    assert "user 7: 2 hours, 2 conversions" in succeed("rebuild", *WINDOW, env=env)
+    assert conversions_by_hour(url_of(env)) == {BASE + HOUR: 2, hour: 2}
+    assert "already processed" in succeed("rebuild", *WINDOW, env=env)
 
 
 def test_a_user_that_fails_is_named_and_the_others_are_done(env: Environment) -> None:

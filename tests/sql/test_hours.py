@@ -10,6 +10,7 @@ import pytest
 
 from stream.agents.firing import HoursAtWork, Order, fire
 from stream.core.errors import Fenced
+from stream.core.facts import Journey, Outcome
 from stream.core.hours import CreditRow, HourKey
 from stream.core.progress import Advance
 from stream.core.results import HourChange, HourRow, SnapshotRow
@@ -278,17 +279,57 @@ async def test_a_lease_that_is_renewed_holds_and_one_that_ran_out_does_not(datab
 
 
 async def test_what_has_finished_is_done_again_only_otherwise_or_by_force(database: Database) -> None:
-    ours = await claim(database, "a", 100)
+    ours = await claim(database, "a", 7200)
     async with database.transaction() as connection:
-        assert await finish_run(connection, ours.run, RunState.FINISHED, now=101)
-    again = await claim(database, "b", 102)
-    assert (again.is_ours, again.run.state, again.run.finished_at) == (False, RunState.FINISHED, 101)
-    changed = await claim(database, "b", 102, configuration=2)
+        assert await finish_run(connection, ours.run, RunState.FINISHED, now=7201)
+    again = await claim(database, "b", 7202)
+    assert (again.is_ours, again.run.state, again.run.finished_at) == (False, RunState.FINISHED, 7201)
+    changed = await claim(database, "b", 7202, configuration=2)
     assert changed.is_ours
     async with database.transaction() as connection:
-        await finish_run(connection, changed.run, RunState.FAILED, now=103, error="no")
-    assert not (await claim(database, "b", 104)).is_ours
-    assert (await claim(database, "b", 104, is_forced=True)).is_ours
+        await finish_run(connection, changed.run, RunState.FAILED, now=7203, error="no")
+    assert not (await claim(database, "b", 7204)).is_ours
+    assert (await claim(database, "b", 7204, is_forced=True)).is_ours
+
+
+async def test_a_window_that_was_not_over_is_done_again(database: Database) -> None:
+    for second in (7198, 7199):
+        ours = await claim(database, "a", second)
+        assert ours.is_ours
+        async with database.transaction() as connection:
+            await finish_run(connection, ours.run, RunState.FINISHED, now=7300)
+    assert (await claim(database, "a", 7301)).is_ours
+
+
+async def test_a_window_with_something_that_is_not_credited_is_done_again(
+    hour_store: SqlHourStore, store: SqlFactStore, database: Database
+) -> None:
+    hour = 1_700_002_800
+    window = Window(RunKind.REBUILD, 7, hour - 3600, hour + 3600)
+    beside = Window(RunKind.REBUILD, 7, hour - 3600, hour)
+
+    async def is_done_again(of: Window, now: int) -> bool:
+        async with database.transaction() as connection:
+            found = await claim_run(connection, of, configuration=1, owner="a", now=now, lease=30)
+            if found.is_ours:
+                await finish_run(connection, found.run, RunState.FINISHED, now=now)
+        return found.is_ours
+
+    async def put(*journeys: Journey) -> None:
+        async with store.transaction() as transaction:
+            await transaction.write_journeys(journeys)
+
+    now = hour + 10_000
+    counted = journey(conversion(1))
+    assert await is_done_again(window, now)
+    assert await is_done_again(beside, now)
+    assert not await is_done_again(window, now + 1)
+    for news in (counted, counted._replace(version=2), counted._replace(version=3, outcome=Outcome.DELETED)):
+        await put(news)
+        assert await is_done_again(window, now + 2), news
+        assert not await is_done_again(beside, now + 2)
+        await fire_hour(hour_store, 1)
+        assert not await is_done_again(window, now + 3), news
 
 
 class Killed(Exception):
