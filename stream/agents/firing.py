@@ -299,7 +299,7 @@ class _Firing:
             removed_snapshots=removed,
             cleared=None if is_rewritten else self._credited_in(key, changed),
             credits=await credit_rows(hour, changed, models, self._pace),
-            credited={conv_id: version for conv_id in changed if (version := hour.version(conv_id)) is not None},
+            credited={conv_id: as_is for conv_id in changed if (as_is := hour.credited_as(conv_id)) is not None},
             uncredited=[each for each in self._credited_in(key, changed) if not self._counts_somewhere(each)],
         )
 

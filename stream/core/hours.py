@@ -42,6 +42,15 @@ class CreditRow(NamedTuple):
     credit: int  # 1 = 0.00001
 
 
+class CreditedAs(NamedTuple):
+    """What credits and totals took of a conversion, for readers: its journey may have changed since."""
+
+    version: int
+    payout: Units
+    cost: Units
+    conv_time: int
+
+
 class Hour:
     """In memory, as it stood at a revision of its row in SQL."""
 
@@ -66,6 +75,14 @@ class Hour:
         """Of the journey that is counted in."""
         packed = self._earners.get(conv_id)
         return None if packed is None else int(_HEAD.unpack_from(packed)[1])
+
+    def credited_as(self, conv_id: int) -> CreditedAs | None:
+        """None where it is not counted in."""
+        packed = self._earners.get(conv_id)
+        if packed is None:
+            return None
+        _, version, _, conv_time, _, _, _, payout, cost = _HEAD.unpack_from(packed)
+        return CreditedAs(version, payout, cost, conv_time)
 
     def put(self, earner: Earner) -> None:
         self.remove(earner.conv_id)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from stream.core.facts import Journey
-from stream.core.hours import CreditRow, HourKey
+from stream.core.hours import CreditedAs, CreditRow, HourKey
 from stream.core.totals import ScopeKey
 
 
@@ -83,5 +83,5 @@ class HourChange:
     removed_snapshots: Sequence[ScopeKey]
     cleared: Collection[int] | None  # conversions whose stored credits go first; None: all credits of the hour
     credits: Sequence[CreditRow]  # written after that
-    credited: Mapping[int, int]  # version, by conversions whose credits stand here now
+    credited: Mapping[int, CreditedAs]  # by conversions whose credits stand here now
     uncredited: Collection[int]  # conversions whose credits stood here and stand nowhere now

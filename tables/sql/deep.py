@@ -15,6 +15,7 @@ _CLICKS = "202_stream_clicks"
 _TOUCHPOINTS = "202_conversion_touchpoints"
 _SNAPSHOTS = "202_attribution_snapshots"
 _CREDITS = "202_attribution_touchpoints"
+_CREDITED = "202_stream_credited"
 _AUDIT = "202_attribution_audit"
 _MODEL_ACTIONS = "('model_create', 'model_update')"
 _REVENUE_STEPS = 10_000  # attributed_revenue has four decimals
@@ -49,7 +50,7 @@ async def uneven_credits(connection: Connection, within: Within) -> AsyncIterato
 
 async def uneven_totals(connection: Connection, within: Within) -> AsyncGenerator[str, None]:
     """Snapshots of everything that do not count the conversions of their credits, or other money than was paid."""
-    payout = units(connection.dialect, "j.click_payout")
+    payout = units(connection.dialect, "COALESCE(d.payout, j.click_payout)")
     revenue = scaled(connection.dialect, "s.attributed_revenue", _REVENUE_STEPS)
     async for bounds in _snapshot_ids(connection, within):
         rows = await connection.fetch(
@@ -57,6 +58,7 @@ async def uneven_totals(connection: Connection, within: Within) -> AsyncGenerato
             f" MAX({revenue}), COALESCE(SUM(c.clicks), 0), COUNT(c.conv_id), COALESCE(SUM({payout}), 0)"
             f" FROM `{_SNAPSHOTS}` s LEFT JOIN (SELECT snapshot_id, conv_id, COUNT(*) AS clicks FROM `{_CREDITS}`"
             " WHERE snapshot_id BETWEEN ? AND ? GROUP BY snapshot_id, conv_id) c ON c.snapshot_id = s.snapshot_id"
+            f" LEFT JOIN `{_CREDITED}` d ON d.conv_id = c.conv_id AND d.date_hour = s.date_hour"
             f" LEFT JOIN `{_JOURNEYS}` j ON j.conv_id = c.conv_id WHERE s.snapshot_id BETWEEN ? AND ?"
             f" AND s.scope_type = '{Scope.GLOBAL}' AND s.date_hour BETWEEN ? AND ?{within.of_users('s.')}"
             " GROUP BY s.snapshot_id, s.user_id, s.model_id, s.date_hour",

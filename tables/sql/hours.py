@@ -7,16 +7,18 @@ import msgspec
 import orjson
 
 from stream.core.facts import Outcome
-from stream.core.hours import HourKey
+from stream.core.hours import CreditedAs, HourKey
 from stream.core.results import CreditedAt, HourChange, HourRow
 from tables.sql.connections import Connection, Row
-from tables.sql.inserts import Insert, text_literal, whole_list
+from tables.sql.inserts import Insert, money, text_literal, whole_list
 from tables.sql.selects import TERMS_A_STATEMENT, hour_clauses, in_batches
 
 _HOURS = "202_stream_hours"
 _CREDITED = "202_stream_credited"
 _JOURNEYS = "202_stream_journeys"
 _SELECT = f"SELECT user_id, date_hour, revision, published_revision, configuration, is_final, problems FROM `{_HOURS}`"
+
+_CreditedRow = tuple[int, HourKey, CreditedAs]  # conversion, and where its credits stand
 
 _decode_problems = msgspec.json.Decoder(dict[int, str]).decode
 
@@ -44,18 +46,18 @@ _COLUMNS = ("user_id", "date_hour", "revision", "configuration", "is_final", "is
 _UPSERT = Insert(_HOURS, _COLUMNS, _literal, _parameters, identity=("user_id", "date_hour"))
 
 
-def _credited_parameters(row: Row) -> Row:
-    return row
+def _credited_parameters(row: _CreditedRow) -> Row:
+    conv_id, key, (version, payout, cost, conv_time) = row
+    return (conv_id, *key, version, money(payout), money(cost), conv_time)
 
 
-def _credited_literal(row: Row) -> str:
-    conv_id, user_id, date_hour, version = row
-    return f"({conv_id},{user_id},{date_hour},{version})"
+def _credited_literal(row: _CreditedRow) -> str:
+    return f"({','.join(map(str, _credited_parameters(row)))})"
 
 
 _PUT_CREDITED = Insert(
     _CREDITED,
-    ("conv_id", "user_id", "date_hour", "version"),
+    ("conv_id", "user_id", "date_hour", "version", "payout", "cost", "conv_time"),
     _credited_literal,
     _credited_parameters,
     identity=("conv_id",),
@@ -171,6 +173,6 @@ async def write_credited(connection: Connection, changes: Sequence[HourChange]) 
                 f"DELETE FROM `{_CREDITED}` WHERE conv_id IN ({whole_list(batch)})"
                 f" AND user_id = {change.key.user_id:d} AND date_hour = {change.key.date_hour:d}"
             )
-    rows = [(conv_id, *change.key, version) for change in changes for conv_id, version in change.credited.items()]
+    rows = [(conv_id, change.key, as_is) for change in changes for conv_id, as_is in change.credited.items()]
     if rows:
         await connection.insert(_PUT_CREDITED, sorted(rows))

@@ -117,6 +117,10 @@ OWN_TABLES = (
         required("user_id", MEDIUM),
         required("date_hour", INT),  # where its credits stand
         required("version", INT),  # of the journey that they are of
+        # What they share out, for readers: the journey changes before its hour does. NULL: written before 0004.
+        optional("payout", amount(11, 5)),
+        optional("cost", amount(7, 5)),
+        optional("conv_time", INT),
         PrimaryKeyConstraint("conv_id"),
         key("user_hour", "user_id", "date_hour"),
     ),

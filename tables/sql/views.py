@@ -29,17 +29,21 @@ LEFT JOIN `202_stream_hours` h ON h.user_id = s.user_id AND h.date_hour = s.date
 """
 
 # All touches of a journey are of its campaign; the time of a converting click is known from its conversion.
+# Money and time are those that the totals took. A journey has newer ones until its hour is fired, and is asked where
+# credits are of an earlier release, or of another system.
 _CREDITS = """
-SELECT s.model_id, m.model_slug, s.user_id, s.date_hour, {hour_utc} AS hour_utc, c.conv_id, j.conv_time,
-       c.click_id, c.position, c.credit, c.weight,
+SELECT s.model_id, m.model_slug, s.user_id, s.date_hour, {hour_utc} AS hour_utc, c.conv_id,
+       COALESCE(d.conv_time, j.conv_time) AS conv_time, c.click_id, c.position, c.credit, c.weight,
        COALESCE(k.click_time, CASE WHEN c.click_id = j.click_id THEN j.click_time END) AS click_time,
        COALESCE(k.campaign_id, j.campaign_id) AS campaign_id, k.visitor_id, k.ppc_account_id, k.ppc_network_id,
-       k.landing_page_id, k.text_ad_id, k.aff_network_id, k.click_cpc, j.click_payout,
-       ROUND(c.credit * j.click_payout, 10) AS attributed_revenue,
-       ROUND(c.credit * j.click_cpc, 10) AS attributed_cost
+       k.landing_page_id, k.text_ad_id, k.aff_network_id, k.click_cpc,
+       COALESCE(d.payout, j.click_payout) AS click_payout,
+       ROUND(c.credit * COALESCE(d.payout, j.click_payout), 10) AS attributed_revenue,
+       ROUND(c.credit * COALESCE(d.cost, j.click_cpc), 10) AS attributed_cost
 FROM `202_attribution_touchpoints` c
 JOIN `202_attribution_snapshots` s ON s.snapshot_id = c.snapshot_id
 LEFT JOIN `202_attribution_models` m ON m.model_id = s.model_id
+LEFT JOIN `202_stream_credited` d ON d.conv_id = c.conv_id AND d.user_id = s.user_id AND d.date_hour = s.date_hour
 LEFT JOIN `202_stream_journeys` j ON j.conv_id = c.conv_id
 LEFT JOIN `202_stream_clicks` k ON k.click_id = c.click_id
 """

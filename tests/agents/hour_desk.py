@@ -15,7 +15,7 @@ from stream.agents.hour_reading import Mark
 from stream.agents.hours import HoursHandler, HoursSettings
 from stream.core.errors import Unavailable
 from stream.core.facts import Journey, Outcome
-from stream.core.hours import HourKey
+from stream.core.hours import CreditedAs, HourKey
 from stream.core.progress import PartitionProgress
 from stream.engine.barrier import Stored
 from stream.engine.chunk import Arrival, Chunk
@@ -177,6 +177,10 @@ def audit_hour(
         assert sum(parts for _, parts in rows) == 100_000 * len(conv_ids), key
         standing = [versions[conv_id, database.credited[conv_id].version] for conv_id in conv_ids]
         assert all(each.outcome is Outcome.COUNTED and each.date_hour == key.date_hour for each in standing), key
+        assert [database.credited_as[conv_id] for conv_id in conv_ids] == [
+            CreditedAs(each.version, each.conversion.click_payout, each.click_cpc, each.conversion.conv_time)
+            for each in standing
+        ], key
         assert total.revenue == _steps(sum(each.conversion.click_payout for each in standing)), key
         assert total.cost == _steps(sum(each.click_cpc for each in standing)), key
 

@@ -21,6 +21,7 @@ from tables.sql.database import Database, open_database
 from tables.sql.facts import HOURS_GROUP, Writing
 from tables.sql.hour_store import SqlHourStore, SqlHourTransaction
 from tables.sql.upgrade import upgrade_schema
+from tests.support.hour_rows import polled
 from tests.support.processes import Environment, succeed, wait_for
 from tests.support.rebuilds import (
     BASE,
@@ -152,7 +153,7 @@ def test_one_that_is_stopped_can_be_repeated_at_once(env: Environment) -> None:
 def test_a_writer_and_rebuilds_of_the_same_hours_leave_what_the_journeys_give(env: Environment) -> None:
     journeys = {each.conversion.conv_id: each for each in uniform(BUSY_HOURS, 40)}
     put(url_of(env), list(journeys.values()))
-    with contextlib.ExitStack() as stack:
+    with polled(url_of(env)), contextlib.ExitStack() as stack:
         # Windows that differ, so that none of them waits for another.
         running = [stack.enter_context(rebuild(env, hours=BUSY_HOURS + more)) for more in range(3)]
         asyncio.run(write_until_ended(url_of(env), running, journeys))

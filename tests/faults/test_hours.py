@@ -1,9 +1,6 @@
 """Hours through kills, exits and late facts on real servers: rows as the oracle says, topics as the rows."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from stream.engine.barrier import STEPS
 from tests.faults.conftest import Install
@@ -11,7 +8,7 @@ from tests.faults.events import USER, click, conversion
 from tests.faults.installation import Installation
 from tests.support.hour_books import disagreement
 from tests.support.hour_oracle import Model, earnings_of, expected_hours
-from tests.support.hour_rows import read_books, read_hours, read_revisions, store_models, torn_hours
+from tests.support.hour_rows import polled, read_books, read_hours, read_revisions, store_models
 from tests.support.processes import succeed, wait_for
 from tests.support.traffic import Rates, traffic
 
@@ -37,26 +34,6 @@ def check(installation: Installation) -> None:
 
 def drain(installation: Installation) -> None:
     succeed("status", "--wait-drained", "90", env=installation.env)
-
-
-@contextmanager
-def polled(database_url: str) -> Iterator[None]:
-    """A reader asks again and again whether a global snapshot differs from the sum of its credits."""
-    torn: list[object] = []
-    is_over = threading.Event()
-
-    def poll() -> None:
-        while not is_over.wait(0.05):
-            torn.extend(torn_hours(database_url))
-
-    thread = threading.Thread(target=poll)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-    assert torn == []
 
 
 def test_hours_are_right_after_kills_and_exits_behind_each_step_of_their_engine(

@@ -240,6 +240,10 @@ class MemoryStorage:
                     parts for _, parts in given
                 ) != 100_000 * counted:
                     return f"hour {key} model {model_id} is torn: {total} of {given}"
+                taken = [self.hours_database.credited_as[conv_id] for conv_id in {conv_id for conv_id, _ in given}]
+                money = sum(each.payout for each in taken), sum(each.cost for each in taken)
+                if abs(10 * total.revenue - money[0]) > 5 or abs(10 * total.cost - money[1]) > 5:
+                    return f"hour {key} model {model_id} has other money than its credits: {total} of {taken}"
         return ""
 
     def unaudited(self) -> str:
@@ -257,7 +261,7 @@ class MemoryStorage:
 
     def back_up(self) -> object:
         hours = self.hours_database
-        kept = hours.hours, hours.credited, hours.progress, hours.models, hours.toggles
+        kept = hours.hours, hours.credited, hours.credited_as, hours.progress, hours.models, hours.toggles
         return self.database.copy(), copy.deepcopy(kept)
 
     def restore(self, kept: Any) -> None:  # noqa: ANN401
@@ -266,7 +270,8 @@ class MemoryStorage:
             assert not each.under_way, "nobody works at a database that is being restored"
         self.database = facts
         database = self.hours_database
-        database.hours, database.credited, database.progress, database.models, database.toggles = hours
+        database.hours, database.credited, database.credited_as, database.progress, *configured = hours
+        database.models, database.toggles = configured
         self._connect()
 
     def reset(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 from stream.agents.firing import HoursAtWork, Order, fire
 from stream.core.errors import Fenced
 from stream.core.facts import Journey, Outcome
-from stream.core.hours import CreditRow, HourKey
+from stream.core.hours import CreditedAs, CreditRow, HourKey
+from stream.core.money import Units
 from stream.core.progress import Advance
 from stream.core.results import HourChange, HourRow, SnapshotRow
 from stream.core.totals import Scope, ScopeKey
@@ -33,6 +34,7 @@ from tests.support.model_rows import fetch, run, store_model
 from tests.support.sql_examples import advance, conversion, journey
 
 KEY = HourKey(7, 7200)
+CREDITED_AS = CreditedAs(1, Units(12_345), Units(-1), 7201)
 CREDITS = "SELECT touchpoint_id, conv_id, position, credit, weight FROM `202_attribution_touchpoints` ORDER BY 1"
 
 
@@ -49,7 +51,7 @@ def change(revision: int = 1, *, key: HourKey = KEY, credits: Sequence[CreditRow
         removed_snapshots=(),
         cleared=(),
         credits=credits,
-        credited={row.conv_id: 1 for row in credits},
+        credited={row.conv_id: CREDITED_AS for row in credits},
         uncredited=(),
     )
     return replace(standard, **fields)  # type: ignore[arg-type]  # each test gives what the field takes

@@ -65,6 +65,23 @@ def run(url: str, *statements: str) -> None:
         run_sql(url, f"USE {url.rpartition('/')[2].partition('?')[0]}; {';'.join(statements)}")
 
 
+async def test_a_database_of_0003_gets_what_readers_need_and_its_view_anew(fresh_database: str) -> None:
+    await upgrade_schema(fresh_database)
+    run(
+        fresh_database,
+        "DROP VIEW `202_bi_attribution_credits`",
+        *(f"ALTER TABLE `202_stream_credited` DROP COLUMN {column}" for column in ("payout", "cost", "conv_time")),
+        "CREATE VIEW `202_bi_attribution_credits` AS SELECT conv_id FROM `202_attribution_touchpoints`",
+        "INSERT INTO `202_stream_credited` VALUES (5, 7, 3600, 1)",
+        VERSION.replace("0001", "0003"),
+    )
+    assert len(await schema_differences(fresh_database)) == 3
+    await upgrade_schema(fresh_database)
+    assert await schema_differences(fresh_database) == []
+    assert query(fresh_database, "SELECT version, payout FROM `202_stream_credited`") == [(1, None)]
+    assert query(fresh_database, "SELECT attributed_revenue FROM `202_bi_attribution_credits`") == []
+
+
 async def release_before(url: str, *more: str) -> None:
     await upgrade_schema(url)
     run(url, *BEFORE, *WITHOUT_KEYS[url.partition("+")[0]], VERSION, *more)
@@ -86,7 +103,7 @@ async def test_of_doubled_rows_the_newest_stays_with_its_credits(fresh_database:
     await upgrade_schema(fresh_database)
     assert_each_row_once(fresh_database)
     assert await schema_differences(fresh_database) == []
-    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0003",)]
+    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0004",)]
 
 
 async def test_rows_of_the_release_before_are_kept(fresh_database: str) -> None:

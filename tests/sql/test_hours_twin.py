@@ -9,7 +9,8 @@ import pytest
 from stream.agents.hour_ports import HourStore, HourTransaction
 from stream.core.errors import Fenced
 from stream.core.facts import Journey, Outcome
-from stream.core.hours import CreditRow, HourKey
+from stream.core.hours import CreditedAs, CreditRow, HourKey
+from stream.core.money import Units
 from stream.core.progress import Advance
 from stream.core.results import HourChange, HourContents, HourRow, SnapshotRow
 from stream.core.totals import Scope, ScopeKey
@@ -17,9 +18,10 @@ from stream.wire import limits
 from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore
 from tables.sql.hour_store import SqlHourStore
+from tables.sql.selects import units
 from tests.support.hour_examples import model_row
 from tests.support.memory_hours import MemoryHours, MemoryHourStore, StoredHour, put_foreign
-from tests.support.model_rows import store_model
+from tests.support.model_rows import fetch, store_model
 from tests.support.sql_examples import conversion, journey, touch
 
 _Value = TypeVar("_Value")
@@ -34,6 +36,8 @@ CLICK_IDS = (1, 2, limits.BIGINT)
 POSITIONS = (0, 1, 25)
 SCOPE_IDS = (1, 2, limits.MEDIUMINT)
 STEPS = (0, 1, -1, 5, 123_456, 10**12 - 1, -(10**12) + 1)
+PAYOUTS = (0, 1, -1, 99_999_999_999, -99_999_999_999)
+COSTS = (0, 7, -9_999_999, 9_999_999)
 CREDITS = (0, 1, 33_333, 100_000)
 TEXTS = ("", "no", "💥 ' \" \\ ? %s \n", "ß")
 
@@ -72,6 +76,10 @@ class Draw:
             of = of._replace(conv_time=key.date_hour)
         return journey(of, version=version, touches=(touch(),) * self.one((0, 1, 3)), outcome=self.one(tuple(Outcome)))
 
+    def credited_as(self) -> CreditedAs:
+        payout, cost = Units(self.one(PAYOUTS)), Units(self.one(COSTS))
+        return CreditedAs(self.one((1, limits.INT)), payout, cost, self.one((0, limits.CONVERSION_TIME)))
+
     def change(self, key: HourKey, hour: StoredHour) -> HourChange:
         """Any that a fire could write: a credit that stands is cleared first, and hangs on a snapshot that stays."""
         models = MODELS[key.user_id]
@@ -99,7 +107,7 @@ class Draw:
         row = HourRow(
             hour.row.revision + 1, 0, self.one((1, 2**63 - 1)), is_final=self.one((False, True)), problems=problems
         )
-        credited = {conv_id: self.one((1, limits.INT)) for conv_id in self.some(CONV_IDS)}
+        credited = {conv_id: self.credited_as() for conv_id in self.some(CONV_IDS)}
         uncredited = [each for each in self.some(CONV_IDS) if each not in credited]
         return HourChange(key, row, snapshots, list(dict.fromkeys(removed)), cleared, credits, credited, uncredited)
 
@@ -176,6 +184,12 @@ async def published(store: HourStore, revisions: dict[HourKey, int], epoch: int)
     return [*said, dict(await store.read_unsettled()), dict(await store.read_revisions(USERS))]
 
 
+async def credited_as(database: Database) -> dict[int, CreditedAs]:
+    exact = ", ".join(units(database.dialect, column) for column in ("payout", "cost"))
+    rows = await fetch(database, f"SELECT conv_id, version, {exact}, conv_time FROM `202_stream_credited`")
+    return {row[0]: CreditedAs._make(row[1:]) for row in rows}
+
+
 async def insert_foreign(database: Database, key: HourKey, snapshots: list[SnapshotRow], row: CreditRow) -> None:
     """As other hands write them: global rows with their credits."""
     async with database.transaction() as connection:
@@ -242,3 +256,4 @@ async def test_both_stores_answer_the_same(
         revisions = {key: known[key] for key in draw.some(list(known))}
         epoch = epochs - draw.one((0, 0, 0, 1))
         assert await published(hour_store, revisions, epoch) == await published(twin, revisions, epoch)
+        assert await credited_as(database) == memory.credited_as

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.core.hours import CreditRow, HourKey
+from stream.agents.firing import HoursAtWork, Order, fire
+from stream.core.hours import CreditedAs, CreditRow, HourKey
 from stream.core.money import Units
 from stream.core.results import HourChange, HourRow, SnapshotRow
 from stream.core.totals import Scope, ScopeKey
@@ -19,6 +20,7 @@ from tests.support.sql_examples import click, conversion, journey, touch
 
 HOUR = 1_790_035_200
 KEY = HourKey(1, HOUR)
+CREDITED_AS = CreditedAs(1, Units(10_000_000), Units(800_000), HOUR + 7)
 QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "bi.md").read_text("utf-8"), re.DOTALL)
 LAST, LINEAR = 1, 2
 FREE = 10_000_000  # snapshot ids that no other test has come to
@@ -58,7 +60,7 @@ async def filled(database: Database, store: SqlFactStore, hour_store: SqlHourSto
     row = HourRow(1, 0, 9, is_final=True, problems={})
     async with hour_store.transaction() as hours:
         await hours.lock_accounts([1])
-        await hours.write([HourChange(KEY, row, rows, (), (), credits, {5: 1}, ())])
+        await hours.write([HourChange(KEY, row, rows, (), (), credits, {5: CREDITED_AS}, ())])
     return database
 
 
@@ -95,6 +97,25 @@ async def test_a_credit_shows_its_click_and_its_share_of_the_money(filled: Datab
         (0, 1, HOUR - 90, HOUR + 7, begin, 0.5, 0.5, 70, 20, 0.12345, 100, 50, 4),
         (1, 2, HOUR - 10, HOUR + 7, begin, 0.5, 0.5, 70, 21, 0.12345, 100, 50, 4),
     ]
+
+
+async def test_a_journey_that_changed_shows_in_its_credits_with_its_hour_and_not_before(
+    filled: Database, store: SqlFactStore, hour_store: SqlHourStore
+) -> None:
+    shown = (
+        "SELECT conv_time, click_payout, attributed_revenue, attributed_cost FROM `202_bi_attribution_credits`"
+        " WHERE model_slug = 'last-touch'"
+    )
+    of = conversion(5, user_id=1, click_id=2, click_time=HOUR - 10, conv_time=HOUR + 9, click_payout=Units(5_000_000))
+    touches = (touch(1, HOUR - 90), touch(2, HOUR - 10))
+    async with store.transaction() as transaction:
+        await transaction.write_journeys([journey(of, version=2, click_cpc=Units(100_000), touches=touches)])
+    assert plain(await fetch(filled, shown)) == [(HOUR + 7, 100, 100, 8)]
+    async with hour_store.transaction() as hours:
+        await fire(hours, HoursAtWork(0), Order(marks=[(1, 5)]), with_extra_scopes=True)
+    assert plain(await fetch(filled, shown)) == [(HOUR + 9, 50, 50, 1)]
+    await run(filled, "UPDATE `202_stream_credited` SET payout = NULL, cost = NULL, conv_time = NULL, version = 1")
+    assert plain(await fetch(filled, shown)) == [(HOUR + 9, 50, 50, 1)]  # of an earlier release: its journey speaks
 
 
 async def test_rows_of_another_system_are_shown_without_what_is_not_known(filled: Database) -> None:

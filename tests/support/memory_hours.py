@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from stream.core.configuration import Configuration, ModelRow, configuration_of
 from stream.core.errors import Fenced, Unavailable
 from stream.core.facts import Journey, Outcome
-from stream.core.hours import CreditRow, HourKey, credit_key, snapshot_key
+from stream.core.hours import CreditedAs, CreditRow, HourKey, credit_key, snapshot_key
 from stream.core.progress import Advance, PartitionProgress
 from stream.core.results import (
     NEVER_FIRED,
@@ -62,6 +62,7 @@ class MemoryHours:
     toggles: dict[int, list[Toggle]] = field(default_factory=lambda: defaultdict(list))
     hours: dict[HourKey, StoredHour] = field(default_factory=dict)
     credited: dict[int, CreditedAt] = field(default_factory=dict)
+    credited_as: dict[int, CreditedAs] = field(default_factory=dict)  # of the same conversions
     progress: dict[int, PartitionProgress] = field(default_factory=dict)
     locks: RowLocks = field(default_factory=RowLocks)
     under_way: "list[MemoryHourTransaction]" = field(default_factory=list)
@@ -91,6 +92,7 @@ class MemoryHourTransaction:
         self.advance: Advance | None = None
         self._hours: dict[HourKey, StoredHour] = {}
         self._credited: dict[int, CreditedAt | None] = {}
+        self._credited_as: dict[int, CreditedAs] = {}
         self._progress: dict[int, PartitionProgress] = {}
         self._models: dict[int, list[ModelRow]] = {}
         self.locked: list[int] = []
@@ -191,8 +193,9 @@ class MemoryHourTransaction:
                 if at is not None and at.hour == change.key:
                     self._credited[conv_id] = None
         for change in changes:
-            for conv_id, version in change.credited.items():
-                self._credited[conv_id] = CreditedAt(change.key, version)
+            for conv_id, as_is in change.credited.items():
+                self._credited[conv_id] = CreditedAt(change.key, as_is.version)
+                self._credited_as[conv_id] = as_is
         return {change.key: sorted(self._hours[change.key].removals) for change in changes}
 
     @property
@@ -203,9 +206,11 @@ class MemoryHourTransaction:
         self._database.hours |= self._hours
         self._database.models |= self._models
         self._database.progress |= self._progress
+        self._database.credited_as |= self._credited_as
         for conv_id, at in self._credited.items():
             if at is None:
                 self._database.credited.pop(conv_id, None)
+                self._database.credited_as.pop(conv_id, None)
             else:
                 self._database.credited[conv_id] = at
 

@@ -23,7 +23,9 @@ SPELL_SECONDS = 8
 HOUR = 3600
 _EPOCH_BYTES = 8  # in front of each value of the changelog
 
-_OF_0003 = (
+_SINCE_0003 = (
+    "DROP VIEW `202_bi_attribution_credits`",
+    *(f"ALTER TABLE `202_stream_credited` DROP COLUMN {column}" for column in ("payout", "cost", "conv_time")),
     "ALTER TABLE `202_stream_journeys` DROP COLUMN purged",
     "ALTER TABLE `202_stream_progress` DROP COLUMN outside_changes",
     "ALTER TABLE `202_stream_runs` DROP COLUMN arguments",
@@ -106,7 +108,7 @@ def upgrade(run: Run) -> None:
     run.struck()
     asyncio.run(_write_states_of_another_format(run))
     with root(run) as database:
-        for statement in _OF_0003:
+        for statement in _SINCE_0003:
             database.do(statement)
     run.workforce.hire()
     run.wait_logged("db upgrade")
