@@ -97,7 +97,7 @@ class HoursHandler:
         marks: set[Mark] = {arrival.content for arrival in chunk.arrivals if arrival.content is not None}
         # A repetition may come long after the chunk was handed out; what lies behind it now is not known.
         final_from = 0 if is_repeated else await self._final_before(chunk)
-        due = await self._due(chunk.partition, final_from)
+        due, is_unfinished = await self._due(chunk.partition, final_from)
         if not marks and not due and chunk.next_offsets == standing.next_offsets:
             await self._sign_of_life(chunk)
             return Stored()
@@ -109,15 +109,20 @@ class HoursHandler:
             )
             fired = await fire(transaction, self._at_work, order, with_extra_scopes=self._settings.with_extra_scopes)
             publications = await self._publications(transaction, fired, due.keys())
-        self._at_work.keep(fired.memory)
-        if self._standings[chunk.partition].epoch == standing.epoch:  # else it was taken anew while we committed
-            self._standings[chunk.partition] = moved_on
-        self._count(chunk, fired)
+        self._remember(chunk, moved_on, fired)
         await self._sign_of_life(chunk)
         return Stored(
             outputs=ResultRecords(self._settings.topics, publications),
             receipt=_Receipt(chunk.partition, standing.epoch, publications),
+            is_unfinished=is_unfinished,
         )
+
+    def _remember(self, chunk: Chunk, moved_on: _Standing, fired: Fired) -> None:
+        """What was committed."""
+        self._at_work.keep(fired.memory)
+        if self._standings[chunk.partition].epoch == moved_on.epoch:  # else it was taken anew while we committed
+            self._standings[chunk.partition] = moved_on
+        self._count(chunk, fired)
 
     async def delete_cached(self, stored: Stored) -> None:
         """Nobody caches hours."""
@@ -141,15 +146,18 @@ class HoursHandler:
         self._watermark = await self._store.read_watermark(self._settings.source_partitions)
         return final_before(self._watermark, self._settings.allowed_lateness)
 
-    async def _due(self, partition: int, final_from: int) -> Mapping[HourKey, HourRow]:
-        """Hours of the partition's accounts that ask for something though no conversion of theirs changed."""
+    async def _due(self, partition: int, final_from: int) -> tuple[Mapping[HourKey, HourRow], bool]:
+        """Hours of the partition's accounts that ask for something though no conversion of theirs changed.
+
+        And whether there are more of them than a transaction shall have: the next one comes at once then.
+        """
         unsettled = {
             key: row
             for key, row in (await self._all_unsettled()).items()
             if partition_of_account(key.user_id, self._settings.partitions) == partition
         }
         if not unsettled:
-            return {}
+            return {}, False
         revisions = await self._store.read_revisions({key.user_id for key in unsettled})
         due: dict[HourKey, HourRow] = {}
         restated = 0
@@ -161,7 +169,10 @@ class HoursHandler:
                 due[key] = row
             if len(due) == _HOURS_AT_A_TIME:
                 break
-        return due
+        is_unfinished = restated > _HOURS_RESTATED_AT_A_TIME or len(due) == _HOURS_AT_A_TIME
+        if is_unfinished:
+            self._unsettled = (0, {})  # as they stand now they would be due once more
+        return due, is_unfinished
 
     async def _all_unsettled(self) -> Mapping[HourKey, HourRow]:
         """Read every other second at most, for all partitions: a fire looks at the rows again."""

@@ -31,8 +31,9 @@ class _Lane:
 class PartitionIntake:
     """Buffers of one partition. Not thread-safe; times are of a monotonic clock.
 
-    A chunk that is not full waits until `gather_seconds` have passed since the one before; after `tick_seconds` without
-    a chunk there is one without records (0: never). The first of a partition waits for neither.
+    A chunk that is not full waits until `gather_seconds` have passed since the one before that moved something; after
+    `tick_seconds` without a chunk there is one without records (0: never), unless some wait to be gathered. The first
+    of a partition waits for neither.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PartitionIntake:
         self._tick_seconds = tick_seconds
         self._held_since: float | None = None
         self._handed_out_at = -math.inf
+        self._moved_at = -math.inf  # a chunk that was no tick
 
     def expected(self, topic: str) -> int:
         """The offset at which the next fetch of a topic has to begin."""
@@ -84,16 +86,19 @@ class PartitionIntake:
 
     def next_chunk(self, limit: int, now: float) -> Chunk | None:
         """At most `limit` records in their order, or only offsets to pass over, or a tick; None: nothing yet."""
-        if self.gathers_for(limit, now) > 0:
+        is_tick_due = self._is_tick_due(now)
+        if self.gathers_for(limit, now) > 0 and not (is_tick_due and self.is_empty()):
             return None
         arrivals = self._release(limit, now)
         moved = {topic: lane.next_offset() for topic, lane in self._lanes.items()}
         has_moved = any(moved[topic] != lane.released_to for topic, lane in self._lanes.items())
-        if not arrivals and not has_moved and not self._is_tick_due(now):
+        if not arrivals and not has_moved and not is_tick_due:
             return None
         for topic, lane in self._lanes.items():
             lane.released_to = moved[topic]
         self._handed_out_at = now
+        if arrivals or has_moved:
+            self._moved_at = now
         is_last = all(lane.is_at_end and not lane.waiting for lane in self._lanes.values())
         return Chunk(self.partition, self.generation, arrivals, moved, is_last)
 
@@ -104,7 +109,11 @@ class PartitionIntake:
         """Seconds until a chunk that is not full may be handed out; 0: nothing stands against it."""
         if sum(len(lane.waiting) for lane in self._lanes.values()) >= limit:
             return 0.0
-        return max(0.0, self._handed_out_at + self._gather_seconds - now)
+        return max(0.0, self._moved_at + self._gather_seconds - now)
+
+    def hasten(self) -> None:
+        """The next chunk, a tick if there is nothing else, waits for nothing."""
+        self._handed_out_at = self._moved_at = -math.inf
 
     def _release(self, limit: int, now: float) -> Sequence[Arrival]:
         lanes = list(self._lanes.values())

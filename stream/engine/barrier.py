@@ -40,6 +40,7 @@ class Stored:
     states: Mapping[bytes, bytes | None] = field(default_factory=dict)
     cached: Sequence[int] = ()
     receipt: Any = None  # the handler's own, for `note_sent`
+    is_unfinished: bool = False  # there is more to do than was done: another tick is wanted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,8 @@ class Barrier:
         self._done("changelog", chunk, clock)
         if await consumer.commit_chunk(chunk):
             self._done("offsets", chunk, clock)
+            if stored.is_unfinished:
+                consumer.hasten(chunk.partition)
 
     def _narrowed(self, chunk: Chunk, error: RefusedByDatabase) -> Sequence[Chunk]:
         """Halves, down to the one record that the database refuses."""

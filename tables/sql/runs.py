@@ -91,14 +91,7 @@ async def claim_run(
         if run.lease_until > now:
             return Claim(is_ours=False, run=run)
     finished = next((run for run in runs if run.state is RunState.FINISHED), None)
-    if (
-        finished is not None
-        and not is_forced
-        and finished.configuration == configuration
-        # What comes into an hour that is not over is no news to anybody, and is to be rebuilt all the same.
-        and window.end <= finished.started_at
-        and not await has_uncredited(connection, window.user_id, start=window.start, end=window.end)
-    ):
+    if finished is not None and not is_forced and await _stands(connection, finished, configuration):
         return Claim(is_ours=False, run=finished)
     for run in running:
         await connection.run(
@@ -111,6 +104,15 @@ async def claim_run(
         [*_values(window), configuration, RunState.RUNNING.value, owner, now + lease, now],
     )
     return Claim(is_ours=True, run=(await list_runs(connection, window))[0])
+
+
+async def _stands(connection: Connection, finished: Run, configuration: int) -> bool:
+    """Is nothing new to be expected of doing it again?"""
+    _, user_id, start, end = finished.window
+    # What comes into an hour that is not over is no news to anybody, and is to be rebuilt all the same.
+    if finished.configuration != configuration or finished.started_at < end:
+        return False
+    return not await has_uncredited(connection, user_id, start=start, end=end)
 
 
 async def renew_run(

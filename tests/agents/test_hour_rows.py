@@ -143,6 +143,21 @@ async def test_what_sql_has_is_asked_for_once_and_only_when_an_hour_turns_final(
 # Long ones
 
 
+async def test_many_hours_whose_models_changed_are_restated_in_rounds_that_follow_at_once() -> None:
+    desk = Desk()
+    desk.database.models[1] = [model_row(101, "last_touch")]
+    for conv_id in range(1, 46):
+        desk.save(conversion(conv_id, BASE + conv_id * HOUR))
+    await desk.start()
+    await desk.work(*range(1, 46))
+    desk.database.models[1] = [model_row(101, "linear")]
+    desk.handler._clock = lambda: 1_000  # not a second goes by between them
+    rounds = [await desk.work() for _ in range(3)]
+    assert [len(each.receipt.publications) for each in rounds] == [20, 20, 5]
+    assert [each.is_unfinished for each in rounds] == [True, True, False]
+    check_whole(desk)
+
+
 @pytest.mark.parametrize("hours", [1, 20], ids=["one_hour", "many_hours"])
 async def test_a_fire_that_is_long_in_computing_is_not_silent(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     monkeypatch.setattr(hour_computing, "_STEPS_AT_A_TIME", 10)

@@ -208,6 +208,29 @@ def test_the_first_tick_comes_at_once_and_without_ticks_none_comes() -> None:
     assert paced().next_chunk(100, now=1_000_000) is None
 
 
+def test_a_tick_does_not_wait_for_what_is_gathered_and_does_not_delay_it() -> None:
+    made = paced(gather_seconds=5, tick_seconds=2)
+    made.add(A, [arrival(A, 0)], 1)
+    taken(made, now=1_000)
+    assert made.next_chunk(100, now=1_001.9) is None
+    assert taken(made, now=1_002).arrivals == []
+    made.add(A, [arrival(A, 1)], 2)
+    assert made.next_chunk(100, now=1_004.9) is None
+    assert places(taken(made, now=1_005).arrivals) == [(A, 1)]
+
+
+def test_a_chunk_that_is_hastened_waits_for_nothing() -> None:
+    made = paced(gather_seconds=5, tick_seconds=2)
+    made.add(A, [arrival(A, 0)], 1)
+    taken(made, now=1_000)
+    made.hasten()
+    assert taken(made, now=1_000).arrivals == []
+    made.hasten()
+    made.add(A, [arrival(A, 1)], 2)
+    assert places(taken(made, now=1_000).arrivals) == [(A, 1)]
+    assert made.next_chunk(100, now=1_001.9) is None
+
+
 def test_a_tick_tells_that_records_are_held() -> None:
     made = PartitionIntake(3, 7, {A: 0, B: 0}, is_aligned=True, tick_seconds=20)
     made.add(A, [arrival(A, 0)], 1)

@@ -39,6 +39,7 @@ class World:
         self.failed: list[BaseException] = []
         self.reasons: list[str] = []
         self.receipts: list[object] = []
+        self.is_unfinished = False
         self.taken = Taken(epoch=5, forget=(b"f",), outputs=(OUTPUT,))
         self.kept = SimpleNamespace(put_states=lambda partition, states: self.put.append((partition, dict(states))))
 
@@ -64,7 +65,9 @@ class World:
                 raise RefusedByDatabase("whatever it is")
             if each.record.offset in self.refused_offsets and not isinstance(each.content, InvalidEvent):
                 raise RefusedByDatabase("no such value")
-        return Stored((OUTPUT,), {b"k": _name(part).encode()}, (1,), receipt=_name(part))
+        return Stored(
+            (OUTPUT,), {b"k": _name(part).encode()}, (1,), receipt=_name(part), is_unfinished=self.is_unfinished
+        )
 
     async def delete_cached(self, stored: Stored) -> None:
         self.note("cache")
@@ -101,6 +104,9 @@ class World:
 
     def finish_chunk(self, partition: int) -> None:
         self.finished.append(partition)
+
+    def hasten(self, partition: int) -> None:
+        self.note("hasten")
 
     async def commit_chunk(self, part: Chunk) -> bool:
         self.note("commit")
@@ -192,6 +198,12 @@ async def test_the_steps_follow_one_another_and_offsets_come_last(barrier: Barri
     assert world.written == [(0, 5, {b"k": b"0[0,1]"})]
     assert world.receipts == ["0[0,1]"]
     assert world.failed == []
+
+
+async def test_who_left_something_to_do_is_called_again_at_once(barrier: Barrier, world: World) -> None:
+    world.is_unfinished = True
+    await driven(barrier, world, chunk())
+    assert world.calls()[-2:] == ["commit", "hasten"]
 
 
 async def test_a_chunk_without_records_commits_its_offsets_too(barrier: Barrier, world: World) -> None:

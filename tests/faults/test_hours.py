@@ -10,6 +10,7 @@ from tests.support.hour_books import disagreement
 from tests.support.hour_oracle import Model, earnings_of, expected_hours
 from tests.support.hour_rows import polled, read_books, read_hours, read_revisions, store_models
 from tests.support.processes import succeed, wait_for
+from tests.support.rows import query
 from tests.support.traffic import Rates, traffic
 
 EXIT_CODE = 137
@@ -81,3 +82,33 @@ def test_exactly_the_affected_hours_get_a_revision(install: Install, fresh_datab
             before = after
         assert worker.stop() == 0
     check(installation)
+
+
+def test_a_change_of_models_or_settings_reaches_a_running_worker_within_its_interval(
+    install: Install, fresh_sqlite: str
+) -> None:
+    """The product's own ticks and rounds: 5 seconds by design, and three times that on a machine that others use."""
+    hours, seconds, user = 60, 15, ("--user", str(USER))
+    installation = install(fresh_sqlite, partitions=1, fire_interval_seconds=5, allowed_lateness_seconds=30 * 86_400)
+    start = (installation.now // HOUR - 2 * hours) * HOUR
+    installation.send([click(number, start + number * HOUR) for number in range(1, hours + 1)])
+    installation.send([conversion(number, number, start + number * HOUR + 7) for number in range(1, hours + 1)])
+    credits = (
+        "SELECT COUNT(DISTINCT s.date_hour), COUNT(*) FROM `202_attribution_touchpoints` t"
+        " JOIN `202_attribution_snapshots` s ON s.snapshot_id = t.snapshot_id"
+        " JOIN `202_attribution_models` m ON m.model_id = s.model_id WHERE m.model_slug = 'new'"
+    )
+
+    def credited() -> tuple[int, int]:
+        ((of_hours, rows),) = query(installation.database_url, credits)
+        return of_hours, rows
+
+    with installation.worker() as worker:
+        drain(installation)
+        succeed("models", "create", *user, "--name", "New", "--type", "linear", env=installation.env)
+        wait_for(lambda: credited()[0] == hours, "rows of the new model in all open hours", seconds=seconds)
+        assert credited()[1] > hours
+        off = ("--scope", "global", "--multi-touch", "off", "--since", "1")
+        succeed("settings", "set", *user, *off, env=installation.env)
+        wait_for(lambda: credited() == (hours, hours), "the converting clicks alone in all open hours", seconds=seconds)
+        assert worker.stop() == 0
