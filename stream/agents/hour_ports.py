@@ -16,7 +16,7 @@ class HourTransaction(Protocol):
     """One SQL transaction. Whoever holds the lock of an account is alone with its hours, models and settings."""
 
     async def lock_accounts(self, user_ids: Collection[int]) -> None:
-        """In ascending order, rows made if absent; held until the end. An account without any model gets Last Touch."""
+        """In ascending order, rows made if absent; held until the end. One that never had a model gets Last Touch."""
 
     async def read_configurations(self, user_ids: Collection[int]) -> Mapping[int, Configuration]:
         """One for each id."""

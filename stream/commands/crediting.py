@@ -26,7 +26,7 @@ class Stored(StrEnum):
 STORED_MEANINGS = {
     Stored.SAME: "stored likewise",
     Stored.DUE: "not yet written: the hour is due",
-    Stored.DIFFERENT: "stored differently: rebuild the hour",
+    Stored.DIFFERENT: "stored differently: rebuild the hour with --force",
 }
 
 

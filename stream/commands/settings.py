@@ -11,8 +11,10 @@ from stream.commands.models import now, with_database
 from stream.commands.showing import add_row, listing, show, utc
 from stream.commands.times import TimeType
 from stream.config import read_settings
+from stream.core.hours import HOUR_SECONDS
 from stream.core.toggles import Toggle, ToggleScope
 from tables.sql.database import Database
+from tables.sql.hours import final_hours_since
 from tables.sql.setting_store import SettingChange, SettingList, Switch, list_settings, set_multi_touch
 from tables.sql.toggles import StoredSetting
 
@@ -126,18 +128,19 @@ def set_command(
     """Switch multi-touch on or off, and make the touchpoints of stored conversions fit.
 
     Off, a conversion has no touchpoints, and earns as a journey of its converting click alone. Later entries of the
-    scope count no longer. A command that was stopped half-way is run again.
+    scope count no longer. A command that was stopped half-way is run again. Credits of open hours follow by themselves,
+    those of final hours with `rebuild`.
 
     \b
     JSON: is_changed, setting {as in "settings list"}, since, since_utc, superseded [{as toggles in "settings list"}],
-      conversions {looked_at, hidden, restored}
+      conversions {looked_at, hidden, restored}, final_hours (to be rebuilt)
     """
     if (scope is ToggleScope.GLOBAL) != (scope_id is None):
         raise click.UsageError("--id goes with advertiser and campaign, which need it")
     switch = Switch(user_id, scope, scope_id or 0, state == "on", now() if since is None else since)
-    change = with_database(lambda database: _set(database, switch, actor, is_json=is_json))
+    change, final = with_database(lambda database: _set(database, switch, actor, is_json=is_json))
     if is_json:
-        click.echo(json.dumps(_change_json(change)))
+        click.echo(json.dumps(_change_json(change) | {"final_hours": len(final)}))
         return
     verb = "is now" if change.is_changed else "was already"
     click.echo(f"multi-touch {verb} {state} for conversions since {utc(change.since)} ({change.since})")
@@ -145,9 +148,15 @@ def set_command(
         click.echo(f"counts no longer: {'on' if each.is_enabled else 'off'} since {utc(each.since)} ({each.since})")
     fitted = change.fitted
     click.echo(f"touchpoints: {fitted.hidden} conversions hidden, {fitted.restored} restored")
+    if final:
+        click.echo(
+            f"{len(final):,} hours are final: their credits follow with"
+            f" rebuild --user {user_id} --start {final[0]} --end {final[-1] + HOUR_SECONDS}"
+        )
 
 
-async def _set(database: Database, switch: Switch, actor: str, *, is_json: bool) -> SettingChange:
+async def _set(database: Database, switch: Switch, actor: str, *, is_json: bool) -> tuple[SettingChange, Sequence[int]]:
+    """And the final hours that it concerns, which wait for a rebuild."""
     cache = journey_cache(read_settings())
 
     async def evict(conv_ids: Sequence[int]) -> None:
@@ -159,7 +168,9 @@ async def _set(database: Database, switch: Switch, actor: str, *, is_json: bool)
             click.echo(line)
 
     try:
-        return await set_multi_touch(database, switch, author_of(actor), now=now, evict=evict, tell=tell)
+        change = await set_multi_touch(database, switch, author_of(actor), now=now, evict=evict, tell=tell)
+        async with database.reading() as connection:
+            return change, await final_hours_since(connection, switch.user_id, change.since)
     finally:
         await cache.close()
 

@@ -61,3 +61,11 @@ async def last_action(connection: Connection, model_id: int) -> str:
         [model_id, "model_%"],
     )
     return str(rows[0][0]) if rows else ""
+
+
+async def had_models(connection: Connection, user_id: int) -> bool:
+    """Was a model of the account ever made, changed or deleted by a hand that wrote it down?"""
+    rows = await connection.fetch(
+        f"SELECT 1 FROM `{_RELATION}` WHERE user_id = ? AND action LIKE ? LIMIT 1", [user_id, "model_%"]
+    )
+    return bool(rows)

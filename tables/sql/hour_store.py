@@ -12,6 +12,7 @@ from stream.core.results import NEVER_FIRED, CreditedAt, HourChange, HourContent
 from tables.sql import hours as hour_rows
 from tables.sql import progress as progress_rows
 from tables.sql.accounts import lock_accounts
+from tables.sql.audit import Author
 from tables.sql.connections import Connection
 from tables.sql.credits import read_credits
 from tables.sql.cron import sign_of_life
@@ -19,7 +20,7 @@ from tables.sql.database import Database
 from tables.sql.facts import JOURNEYS_GROUP, Writing
 from tables.sql.hour_writing import write_changes
 from tables.sql.journeys import read_journeys, read_journeys_of_hours
-from tables.sql.model_store import read_configuration_rows, seed_last_touch
+from tables.sql.model_store import WORKER, read_configuration_rows, seed_last_touch
 from tables.sql.models import read_accounts_with_models
 from tables.sql.ownership import first_progress, take_over
 from tables.sql.removals import delete_removals_of_hours, read_removals
@@ -31,10 +32,11 @@ _DRAINED_LAG_SECONDS = 60  # an event of before may still be on its way into a t
 class SqlHourTransaction:
     """One SQL transaction; a rebuild uses it without a fence."""
 
-    def __init__(self, connection: Connection, writing: Writing, *, scopes: str) -> None:
+    def __init__(self, connection: Connection, writing: Writing, *, scopes: str, author: Author = WORKER) -> None:
         self._connection = connection
         self._writing = writing
         self._scopes = scopes
+        self._author = author
 
     async def pass_fence(self, advance: Advance) -> None:
         """First statement. Raises Fenced if owner or epoch are not ours."""
@@ -44,11 +46,11 @@ class SqlHourTransaction:
         )
 
     async def lock_accounts(self, user_ids: Collection[int]) -> None:
-        """An account without any model gets Last Touch."""
+        """An account that never had a model gets Last Touch."""
         now = self._writing.clock()
         await lock_accounts(self._connection, user_ids, now=now)
         for user_id in sorted(set(user_ids) - await read_accounts_with_models(self._connection, user_ids)):
-            await seed_last_touch(self._connection, user_id, now)
+            await seed_last_touch(self._connection, user_id, now, self._author)
 
     async def read_configurations(self, user_ids: Collection[int]) -> Mapping[int, Configuration]:
         return await _configurations(self._connection, user_ids, scopes=self._scopes)
@@ -101,15 +103,17 @@ class SqlHourTransaction:
 class SqlHourStore:
     """Satisfies `stream.agents.hour_ports.HourStore`. Raises Unavailable, RefusedByDatabase or Fenced."""
 
-    def __init__(self, database: Database, writing: Writing, *, scopes: str) -> None:
+    def __init__(self, database: Database, writing: Writing, *, scopes: str, author: Author = WORKER) -> None:
+        """`author` of the models that are seeded."""
         self._database = database
         self._writing = writing
         self._scopes = scopes
+        self._author = author
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlHourTransaction]:
         async with self._database.transaction() as connection:
-            yield SqlHourTransaction(connection, self._writing, scopes=self._scopes)
+            yield SqlHourTransaction(connection, self._writing, scopes=self._scopes, author=self._author)
 
     async def take_over(
         self, partition: int, *, owner: str, topic_ids: Mapping[str, str], partition_count: int, history_from: int

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from stream.core.facts import Outcome
-from stream.core.hours import CreditedAs, HourKey
+from stream.core.hours import HOUR_SECONDS, CreditedAs, HourKey
 from stream.core.results import CreditedAt, HourChange, HourRow
 from tables.sql.connections import Connection, Row
 from tables.sql.inserts import Insert, money, text_literal, whole_list
@@ -77,6 +77,15 @@ async def read_hours(connection: Connection, keys: Collection[HourKey]) -> dict[
     for clause in hour_clauses(keys):
         found |= map(_hour_of, await connection.fetch(f"{_SELECT} WHERE {clause}"))
     return found
+
+
+async def final_hours_since(connection: Connection, user_id: int, since: int) -> list[int]:
+    """When they begin, ascending: those of an account that have a second at or after `since`."""
+    rows = await connection.fetch(
+        f"SELECT date_hour FROM `{_HOURS}` WHERE user_id = ? AND date_hour > ? AND is_final = 1 ORDER BY date_hour",
+        [user_id, since - HOUR_SECONDS],
+    )
+    return [row[0] for row in rows]
 
 
 async def read_unsettled(connection: Connection) -> dict[HourKey, HourRow]:

@@ -21,7 +21,7 @@ from stream.core.model_definitions import (
 from stream.core.models import InvalidModel, ModelType, model_type_of
 from stream.core.toggles import Toggle
 from tables.sql.accounts import behind_account
-from tables.sql.audit import AuditAction, AuditEntry, Author, write_audit
+from tables.sql.audit import AuditAction, AuditEntry, Author, had_models, write_audit
 from tables.sql.connections import Connection
 from tables.sql.database import Database
 from tables.sql.errors import DuplicateKey
@@ -31,7 +31,7 @@ from tables.sql.toggles import read_toggles
 KEPT: Final = object()  # a config that an edit leaves as it is
 
 _SEED = ("Last Touch", "last-touch")
-_WORKER = Author("touchstream", "worker")
+WORKER = Author("touchstream", "worker")
 
 
 class UnknownModel(InvalidModel):
@@ -165,13 +165,15 @@ async def _created(
     return ModelChange(created, True, settled.default, settled.notes)  # noqa: FBT003
 
 
-async def seed_last_touch(connection: Connection, user_id: int, now: int) -> StoredModel | None:
-    """For an account without any model, whose lock the caller holds; None if it has one."""
-    if await read_models(connection, user_id):
+async def seed_last_touch(
+    connection: Connection, user_id: int, now: int, author: Author = WORKER
+) -> StoredModel | None:
+    """For an account that never had a model, whose lock the caller holds; None if it has, or had, one."""
+    if await read_models(connection, user_id) or await had_models(connection, user_id):
         return None
     name, slug = _SEED
     model = StoredModel(0, user_id, name, slug, ModelType.LAST_TOUCH.value, "", True, False, now, now)  # noqa: FBT003
-    change = await _created(connection, await insert_model(connection, model), [], _WORKER, is_default=True)
+    change = await _created(connection, await insert_model(connection, model), [], author, is_default=True)
     return change.model
 
 

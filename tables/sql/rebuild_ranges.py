@@ -18,10 +18,11 @@ _KNOWING = ("202_users", "202_stream_clicks", *_WITH_RESULTS)
 
 
 async def read_accounts(connection: Connection) -> list[int]:
-    """All that have journeys, hours, snapshots or models, ascending."""
+    """All that have journeys, hours, snapshots or models, ascending; without those that their installation deleted."""
     selects = [f"SELECT DISTINCT user_id FROM `{relation}`" for relation in _WITH_RESULTS]
     rows = await connection.fetch(" UNION ".join(selects))
-    return sorted(user_id for (user_id,) in rows if user_id)
+    deleted = await connection.fetch("SELECT user_id FROM `202_users` WHERE user_deleted <> 0")
+    return sorted({user_id for (user_id,) in rows if user_id} - {user_id for (user_id,) in deleted})
 
 
 async def unknown_accounts(connection: Connection, user_ids: Collection[int]) -> list[int]:

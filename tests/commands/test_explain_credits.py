@@ -109,7 +109,7 @@ def test_rows_edited_by_hand_differ_and_want_a_rebuild(env: Environment) -> None
     assert stored(env) == {"last": "same", "linear": "different"}
     done = cli("explain", "10", env=env)
     assert done.returncode == 0
-    assert "linear (2): stored differently: rebuild the hour" in done.stdout
+    assert "linear (2): stored differently: rebuild the hour with --force" in done.stdout
     assert "warning: 202_attribution_touchpoints holds other rows of linear (2)" in done.stderr
     assert f"position 0, click {FIRST}, credit 0.40000" in done.stderr
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from stream.clock import unix_now
+from stream.commands.authorship import author_of
 from stream.commands.rebuild import command
 from stream.core.facts import Outcome
 from tables.sql.upgrade import upgrade_schema
@@ -174,6 +175,40 @@ def test_without_an_active_model_it_says_so(sqlite_env: Environment) -> None:
     succeed("models", "create", "--user", "7", "--name", "Mine", "--type", "linear", "--inactive", env=sqlite_env)
     assert "user 7: no active model" in succeed("rebuild", *WINDOW, env=sqlite_env)
     assert conversions_by_hour(url_of(sqlite_env)) == {}
+
+
+def test_an_account_whose_models_were_all_deleted_gets_no_other_one(sqlite_env: Environment) -> None:
+    put(url_of(sqlite_env), uniform(2, 1))
+    succeed("rebuild", *WINDOW, env=sqlite_env)
+    ((metadata,),) = query(
+        url_of(sqlite_env), "SELECT metadata FROM `202_attribution_audit` WHERE action = 'model_create'"
+    )
+    assert (json.loads(metadata)["source"], json.loads(metadata)["actor"]) == ("cli", author_of("").actor)
+    gone = succeed("models", "delete", "--user", "7", "--slug", "last-touch", env=sqlite_env)
+    assert "no active model: nothing is attributed" in gone
+    assert "user 7: no active model" in succeed("rebuild", *WINDOW, env=sqlite_env)
+    assert query(url_of(sqlite_env), "SELECT * FROM `202_attribution_models`") == []
+
+
+def test_accounts_that_were_deleted_are_left_out_unless_named(sqlite_env: Environment) -> None:
+    put(
+        url_of(sqlite_env),
+        uniform(1, 1) + uniform(1, 1, user_id=8, first_id=101) + uniform(1, 1, user_id=9, first_id=201),
+    )
+    user = dict.fromkeys(required_of(url_of(sqlite_env), "202_users"), "''")
+    for user_id, is_deleted in ((8, 1), (9, 0)):
+        user |= {"user_id": str(user_id), "user_deleted": str(is_deleted), "user_name": f"'u{user_id}'"}
+        names, values = ", ".join(user), ", ".join(user.values())
+        execute(url_of(sqlite_env), f"INSERT INTO `202_users` ({names}) VALUES ({values})")
+    lines = succeed("rebuild", *WINDOW, env=sqlite_env).splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == ["user 7", "user 9"]
+    assert "user 8: 1 hours" in succeed("rebuild", *WINDOW, "--user", "8", env=sqlite_env)
+
+
+def required_of(url: str, relation: str) -> list[str]:
+    """Columns that want a value."""
+    rows = query(url, f"SELECT name FROM pragma_table_info('{relation}') WHERE \"notnull\" = 1 AND dflt_value IS NULL")
+    return [name for (name,) in rows]
 
 
 # Every hour

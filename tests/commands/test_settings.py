@@ -8,6 +8,7 @@ import pytest
 
 from stream.commands.times import parse_time
 from tests.support.processes import Environment, cli, succeed
+from tests.support.rebuilds import BASE, HOUR, execute, put, uniform
 from tests.support.rows import query
 
 
@@ -49,6 +50,21 @@ def test_settings_are_set_and_listed(env: Environment) -> None:
     rows = query(env["TOUCHSTREAM_DATABASE_URL"], "SELECT action, metadata FROM `202_attribution_audit`")
     assert [action for action, _ in rows] == ["settings_update"] * 2
     assert json.loads(rows[0][1])["actor"] == "bob"
+
+
+def test_final_hours_that_a_setting_concerns_are_told_to_be_rebuilt(env: Environment) -> None:
+    url = env["TOUCHSTREAM_DATABASE_URL"]
+    put(url, uniform(3, 1))
+    window = ("--start", str(BASE), "--end", str(BASE + 3 * HOUR))
+    succeed("rebuild", *window, env=env)
+    execute(url, f"UPDATE `202_stream_hours` SET is_final = date_hour < {BASE + 2 * HOUR}")
+    scope = ("--user", "7", "--scope", "global", "--multi-touch")
+    text = succeed("settings", "set", *scope, "off", "--since", str(BASE + 1), env=env)
+    command = f"rebuild --user 7 --start {BASE} --end {BASE + 2 * HOUR}"
+    assert f"2 hours are final: their credits follow with {command}" in text
+    assert "rebuilt 1 user" in succeed(*command.split(), env=env)
+    assert answer(env, "set", *scope, "on", "--since", str(BASE + HOUR))["final_hours"] == 1
+    assert "final" not in succeed("settings", "set", *scope, "off", env=env)
 
 
 def test_without_a_time_it_is_from_now_on(env: Environment) -> None:
