@@ -69,14 +69,18 @@ class SqlFactTransaction:
 
     async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
         """Keys: conv_id in each of the relations. Repeating it changes nothing but the times of writing."""
+        await self._write(journeys, journeys, displaced)
+
+    async def _write(self, journeys: Sequence[Journey], logged: Sequence[Journey], displaced: Collection[int]) -> None:
+        """`logged`: those of the journeys whose log rows are not known to stand as they should."""
         ordered = sorted(journeys, key=lambda journey: journey.conversion.conv_id)
         now = self._writing.clock()
         if ordered:
             await write_journey_rows(self._connection, ordered, updated_at=now)
             shown = await with_shown_touches(self._connection, ordered)
             await replace_touchpoints(self._connection, shown, created_at=now)
-        if self._writing.writes_conversion_logs and (ordered or displaced):
-            await replace_conversion_logs(self._connection, ordered, displaced)
+        if self._writing.writes_conversion_logs and (logged or displaced):
+            await replace_conversion_logs(self._connection, logged, displaced)
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
         if unsettled_keys:  # the fence has taken away those of before

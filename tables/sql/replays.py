@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import orjson
@@ -45,20 +45,37 @@ class FoundConversion(NamedTuple):
     click_id: int
 
 
+@dataclass(slots=True)
+class _Before:
+    """What stood in SQL before this store wrote anything."""
+
+    newest_conversion: int | None = None  # of all partitions; None: not looked for yet
+
+
 class SqlReplayTransaction(SqlFactTransaction):
     """One transaction of a run, or of nobody's (run 0)."""
 
-    def __init__(self, connection: Connection, writing: Writing, *, run_id: int) -> None:
-        super().__init__(connection, writing, is_hopeful=False)
+    def __init__(
+        self, connection: Connection, writing: Writing, *, run_id: int, is_hopeful: bool, before: _Before
+    ) -> None:
+        super().__init__(connection, writing, is_hopeful=is_hopeful)
         self._run_id = run_id
+        self._before = before
+        self._well_logged: frozenset[int] = frozenset()
 
     async def lock_partition(self, partition: int) -> PartitionProgress:
-        """Of a partition that nobody has taken, the keys may come from any other one."""
+        """Of a partition that nobody has taken, the keys may come from any other one: by what stood there before.
+
+        What has come to the others since is of keys that are theirs. It must not count: they may be far ahead, and
+        every click that is older than the newest conversion is asked for what it enters.
+        """
         row = await progress_rows.lock_partition(self._connection, JOURNEYS_GROUP, partition, now=self._writing.clock())
-        if not row.partition_count:
+        if row.partition_count:
+            return row
+        if self._before.newest_conversion is None:
             rows = await progress_rows.read_progress(self._connection, JOURNEYS_GROUP)
-            row = replace(row, newest_conversion=max(each.newest_conversion for each in rows))
-        return row
+            self._before.newest_conversion = max(each.newest_conversion for each in rows)
+        return replace(row, newest_conversion=max(row.newest_conversion, self._before.newest_conversion))
 
     async def note_outside_change(self, changed: PartitionProgress) -> None:
         await progress_rows.note_outside_change(self._connection, JOURNEYS_GROUP, changed)
@@ -79,7 +96,13 @@ class SqlReplayTransaction(SqlFactTransaction):
             for conv_id, *shown in rows:
                 found[conv_id].append((shown[0], shown[1], shown[2]))
         ill = {conv_id for conv_id, shown in found.items() if sorted(shown) != expected[conv_id]}
-        return ill | await self._ill_logged(journeys)
+        ill_logged = await self._ill_logged(journeys)
+        self._well_logged = frozenset(expected.keys() - ill_logged)
+        return ill | ill_logged
+
+    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
+        logged = [journey for journey in journeys if journey.conversion.conv_id not in self._well_logged]
+        await self._write(journeys, logged, displaced)
 
     async def _ill_logged(self, journeys: Sequence[Journey]) -> set[int]:
         if not self._writing.writes_conversion_logs:
@@ -95,15 +118,23 @@ class SqlReplayTransaction(SqlFactTransaction):
 class SqlReplayStore:
     """Satisfies `stream.replay.ports.ReplayStore`. Raises Unavailable or RefusedByDatabase."""
 
+    _transaction_type: ClassVar[type[SqlReplayTransaction]] = SqlReplayTransaction
+
     def __init__(self, database: Database, writing: Writing, *, run_id: int) -> None:
         self._database = database
         self._writing = writing
         self._run_id = run_id
+        self._before = _Before()
+        self._is_hopeful = True  # whoever stores clicks here has looked before which ones are news
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlReplayTransaction]:
         async with self._database.transaction() as connection:
-            yield SqlReplayTransaction(connection, self._writing, run_id=self._run_id)
+            transaction = self._transaction_type(
+                connection, self._writing, run_id=self._run_id, is_hopeful=self._is_hopeful, before=self._before
+            )
+            yield transaction
+            self._is_hopeful = not transaction.met_duplicates
 
     async def read(self, needs: Needs) -> Facts:
         async with self._database.reading() as connection:

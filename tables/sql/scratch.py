@@ -3,8 +3,7 @@
 Nobody owns partitions there, and nobody remembers anything of its keys.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stream.core.progress import PartitionProgress
@@ -55,13 +54,10 @@ class _ScratchTransaction(SqlReplayTransaction):
 class ScratchStore(SqlReplayStore):
     """For a replay into a scratch database."""
 
+    _transaction_type = _ScratchTransaction
+
     def __init__(self, database: Database, writing: Writing) -> None:
         super().__init__(database, writing, run_id=0)
-
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqlReplayTransaction]:
-        async with self._database.transaction() as connection:
-            yield _ScratchTransaction(connection, self._writing, run_id=self._run_id)
 
 
 async def copy_configurations(source: Database, scratch: Database) -> None:

@@ -43,20 +43,21 @@ class MemoryDatabase:
             self.under_way.remove(transaction)
             self.locks.abandon(transaction)
 
-    def partition(self, partition: int) -> PartitionProgress:
-        """Of one that nobody has taken, the keys may come from any other one."""
-        row = self.progress.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, 0, ())
-        if row.partition_count:
-            return row
-        return replace(row, newest_conversion=max([0, *(each.newest_conversion for each in self.progress.values())]))
+    def row(self, partition: int) -> PartitionProgress:
+        return self.progress.get(partition) or PartitionProgress(partition, 0, "", {}, 0, {}, 0, 0, 0, ())
+
+    @property
+    def newest_conversion(self) -> int:
+        """Of all partitions."""
+        return max((row.newest_conversion for row in self.progress.values()), default=0)
 
     def note_outside_change(self, changed: PartitionProgress) -> None:
         """The row as another hand leaves it: all but what its owner alone moves."""
-        self.progress[changed.partition] = changed_outside(self.partition(changed.partition), changed)
+        self.progress[changed.partition] = changed_outside(self.row(changed.partition), changed)
 
     def reset_progress(self) -> None:
         """As `tables.sql.progress.reset_progress`."""
-        newest = max((row.newest_conversion for row in self.progress.values()), default=0)
+        newest = self.newest_conversion
         history_from = max((row.history_from for row in self.progress.values()), default=0)
         for number, row in self.progress.items():
             self.progress[number] = PartitionProgress(
@@ -77,9 +78,10 @@ def changed_outside(row: PartitionProgress, changed: PartitionProgress) -> Parti
 class MemoryTransaction:
     """Reads what is committed when it reads, and what it wrote itself; nobody else sees that before the commit."""
 
-    def __init__(self, database: MemoryDatabase, owner: str) -> None:
+    def __init__(self, database: MemoryDatabase, owner: str, newest_before: Callable[[], int]) -> None:
         self._database = database
         self.owner = owner
+        self._newest_before = newest_before
         self.advance: Advance | None = None
         self.clicks: dict[int, Click] = {}
         self.journeys: dict[int, Journey] = {}
@@ -156,10 +158,13 @@ class MemoryTransaction:
     async def lock_partition(self, partition: int) -> PartitionProgress:
         await self._database.before_step("lock_partition")
         await self._lock(("progress", partition))
-        return self._progress.get(partition) or self._database.partition(partition)
+        row = self._progress.get(partition) or self._database.row(partition)
+        if row.partition_count:
+            return row
+        return replace(row, newest_conversion=max(row.newest_conversion, self._newest_before()))
 
     async def note_outside_change(self, changed: PartitionProgress) -> None:
-        row = self._progress.get(changed.partition) or self._database.partition(changed.partition)
+        row = self._progress.get(changed.partition) or self._database.row(changed.partition)
         self._progress[changed.partition] = changed_outside(row, changed)
 
     async def ill_shown(self, journeys: Sequence[Journey]) -> Collection[int]:
@@ -206,6 +211,13 @@ class MemoryStore:
     def __init__(self, database: MemoryDatabase, owner: str) -> None:
         self._database = database
         self._owner = owner
+        self._newest_at_first: int | None = None
+
+    def _newest_before(self) -> int:
+        """Before this store wrote anything, as `tables.sql.replays` has it."""
+        if self._newest_at_first is None:
+            self._newest_at_first = self._database.newest_conversion
+        return self._newest_at_first
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
@@ -225,7 +237,7 @@ class MemoryStore:
     @contextlib.asynccontextmanager
     async def _begun(self) -> AsyncIterator[MemoryTransaction]:
         database = self._database
-        transaction = MemoryTransaction(database, self._owner)
+        transaction = MemoryTransaction(database, self._owner, self._newest_before)
         database.under_way.append(transaction)
         try:
             yield transaction
@@ -246,6 +258,7 @@ class MemoryStore:
             before = await transaction.lock_partition(partition)
             before = replace(before, epoch=before.epoch + 1)
             if not before.partition_count:
+                before = replace(before, newest_conversion=self._database.newest_conversion)
                 begins = [row.history_from for row in self._database.progress.values() if row.epoch > 1]
                 before = replace(before, history_from=max([before.history_from, *begins]))
             if before.epoch == 1:

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from aiokafka.admin import AIOKafkaAdminClient
+
+from tests.support.forking import Forked, run_to_end, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Environment = dict[str, str]
@@ -65,14 +66,8 @@ def cli(
     *arguments: str | Path, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m stream ...` to its end, in the folder of the installation (where no .env file lies)."""
-    done = subprocess.run(
-        [sys.executable, "-m", PRODUCT, *map(str, arguments)],
-        env=dict(env),
-        cwd=_working_folder(env),
-        input=stdin if stdin is not None else b"",
-        capture_output=True,
-        timeout=timeout,
-        check=False,
+    done = run_to_end(
+        PRODUCT, [*map(str, arguments)], env=env, cwd=_working_folder(env), given=stdin or b"", timeout=timeout
     )
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
@@ -104,7 +99,7 @@ class Worker:
         self.env = dict(env)
         self.module = module
         self.log = _working_folder(env) / f"{name}-{uuid.uuid4().hex[:6]}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -120,19 +115,20 @@ class Worker:
         """Start it, or start it again after it ended; the log goes on."""
         assert not self.is_running(), "the worker runs already"
         arguments = ["worker"] if self.module == PRODUCT else []
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *arguments],
+        with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            self._process = start(
+                self.module,
+                arguments,
                 env=self.env,
                 cwd=_working_folder(self.env),
-                stdin=subprocess.DEVNULL,
+                stdin=nothing,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
             )
         return self
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Forked:
         assert self._process is not None, "the worker was never started"
         return self._process
 
