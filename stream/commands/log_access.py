@@ -8,9 +8,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
+from stream.agents.topic_names import planned_counts
 from stream.commands.topics import connected_admin
 from stream.config import Settings
-from stream.core.errors import StartRefused, StreamError, Unavailable
+from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
 from stream.core.keys import murmur2
 from stream.engine.header_names import read_any_header_name
 from stream.engine.outbox import Outbox
@@ -39,6 +40,24 @@ async def partition_counts(settings: Settings, topics: Sequence[str]) -> Mapping
                 hint='"python -m stream topics apply" creates what is missing',
             )
     return {topic: counts[topic] for topic in topics}
+
+
+async def check_partitions(settings: Settings, topics: Sequence[str]) -> None:
+    """Whoever locks a partition, or places a record, counts as the settings do.
+
+    Raises Misconfigured where the broker's topics have other counts, and what `partition_counts` raises.
+    """
+    planned = planned_counts(settings)
+    for topic, count in (await partition_counts(settings, topics)).items():
+        if count != planned[topic]:
+            raise partitions_differ(f'topic "{topic}"', count, planned[topic])
+
+
+def partitions_differ(whose: str, found: int, expected: int) -> Misconfigured:
+    return Misconfigured(
+        f"{whose} has {found} partitions, expected {expected}",
+        hint=f"set TOUCHSTREAM_PARTITIONS={found} for all commands and workers",
+    )
 
 
 class LogWriter:

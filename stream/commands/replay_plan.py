@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from stream.agents.outputs import TopicNames
 from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
-from stream.commands.log_access import broker_errors, partition_counts, reading_log
+from stream.commands.log_access import broker_errors, check_partitions, reading_log
 from stream.commands.showing import length, utc
 from stream.config import Settings
 from stream.core.errors import StartRefused
@@ -64,14 +64,8 @@ class Plan:
 
 
 async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
-    """Raises StartRefused if topics and settings do not fit, Unavailable if there is no broker."""
-    counts = await partition_counts(settings, [names.clicks, names.conversions])
-    for topic, count in counts.items():
-        if count != names.partitions:
-            raise StartRefused(
-                f'topic "{topic}" has {count} partitions, expected {names.partitions}',
-                hint=f"set TOUCHSTREAM_PARTITIONS={count} for all commands and workers",
-            )
+    """Raises Misconfigured if topics and settings do not fit, Unavailable if there is no broker."""
+    await check_partitions(settings, [names.clicks, names.conversions, names.journeys])
     topics = (names.clicks, names.conversions)
     places = [TopicPartition(topic, number) for topic in topics for number in range(names.partitions)]
     async with reading_log(settings) as consumer:

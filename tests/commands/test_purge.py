@@ -165,6 +165,29 @@ def test_a_cache_that_is_away_is_warned_of(with_log: Installation) -> None:
     assert done.stderr == "warning: 2 conversions may still have an entry in the cache\n"
 
 
+def test_another_count_of_partitions_than_the_topics_have_is_refused_before_anything_is_locked(
+    with_log: Installation,
+) -> None:
+    """It would lock the rows of other partitions than workers do; those that `put` took are of a log with one."""
+    put(url_of(with_log.env), uniform(1, 2))
+    env = with_log.env | {"TOUCHSTREAM_PARTITIONS": "3"}
+    rows = "SELECT partition_id, epoch FROM `202_stream_progress`"
+    before = query(url_of(env), rows)
+    topics = f'topic "{with_log.topic("clicks")}" has 2 partitions'
+    for options, says, right in (
+        (("purge", *ALL), topics, 2),
+        (("purge", "--conversion", "1"), topics, 2),
+        (("purge", "--disabled"), "the log that workers have read has 1 partitions", 1),
+        (("replay", *ALL), topics, 2),
+    ):
+        done = cli(*options, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        hint = f"set TOUCHSTREAM_PARTITIONS={right} for all commands and workers"
+        assert done.stderr.splitlines() == [f"error: {says}, expected 3", f"hint: {hint}"]
+    assert query(url_of(env), rows) == before
+    assert (shown(env), purged(env)) == ([1, 2], {})
+
+
 def test_explain_says_that_a_journey_is_purged(with_log: Installation) -> None:
     env = with_log.env
     put(url_of(env), uniform(1, 2))
