@@ -74,14 +74,14 @@ async def replay(
         run, is_resumed = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
         with Telling(wish, is_silent=is_json, is_resumed=is_resumed) as telling:
             telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
-            async with _kept(database, run):
+            async with _kept(database, run, telling):
                 await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
                 await _rounds(settings, wish, plan, run=run, telling=telling, database=database)
         if is_json:
             click.echo(json.dumps(telling.as_json(run.run_id)))
         telling.ended()
-        if telling.errors:
-            raise ReplayFailed(f"{len(telling.errors):,} conversions failed", hint="they are named above")
+        if telling.failures():
+            raise ReplayFailed(telling.failures(), hint="they are named above; the same command tries just these again")
     finally:
         await database.close()
 
@@ -194,14 +194,15 @@ async def _claim(database: Database, wish: Wish, resumed: int | None) -> tuple[R
 
 
 @contextlib.asynccontextmanager
-async def _kept(database: Database, run: ReplayRun) -> AsyncIterator[None]:
-    """The run is ours until this is left; then it has finished, or failed."""
+async def _kept(database: Database, run: ReplayRun, telling: Telling) -> AsyncIterator[None]:
+    """The run is ours until this is left; then it has finished, or failed, as one that leaves something undone has."""
     working = asyncio.current_task()
     keeper = asyncio.create_task(_keep(database, run, working))
     state, error = RunState.FAILED, ""
     try:
         yield
-        state = RunState.FINISHED
+        error = telling.failures()
+        state = RunState.FAILED if error else RunState.FINISHED
     except BaseException as failure:
         error = "stopped" if isinstance(failure, asyncio.CancelledError) else str(failure) or type(failure).__name__
         raise
@@ -274,7 +275,8 @@ def command(
 
     \b
     JSON: ok, run_id, start, end, users [id], records, new_clicks, new_conversions, revised, unreadable, refused,
-      conversions, touchpoints, written, errors [{conv_id, error}]
+      conversions, touchpoints, written, errors [{conv_id, error}],
+      refused_clicks [{click_id, topic, partition, offset, error}]
 
     \b
     JSON of --dry-run: ok, records, conversions (those that are stored; the records may add more)

@@ -9,9 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from stream.commands.dead_letters import escaped
 from stream.commands.replay_plan import Wish
-from stream.commands.replay_work import Teller
+from stream.commands.replay_refused import Failure, Teller
 from stream.commands.showing import utc
 
 NEWS_S = 5.0
@@ -22,7 +21,8 @@ class Telling(Teller):
 
     def __init__(self, wish: Wish, *, is_silent: bool, is_resumed: bool = False) -> None:
         self.counts: Counter[str] = Counter()
-        self.errors: dict[int, str] = {}
+        self.errors: dict[int, str] = {}  # by conversion
+        self.refused_clicks: dict[int, Failure] = {}
         self._wish = wish
         self._is_silent = is_silent
         self._is_resumed = is_resumed
@@ -61,18 +61,25 @@ class Telling(Teller):
             self.say(f"Processed {done:,} {self._unit}, {rate}")
             self._news_at = now + NEWS_S
 
-    def failed(self, conv_id: int, reason: str) -> None:
-        self.errors[conv_id] = reason
+    def failed(self, failure: Failure) -> None:
+        """On STDERR a line, at once: whoever breaks this off has read it."""
+        click.echo(str(failure), err=True)
+        if failure.conv_id:
+            self.errors[failure.conv_id] = failure.reason
+        else:
+            self.refused_clicks[failure.click_id] = failure
+
+    def failures(self) -> str:
+        """How many of what kind, or nothing."""
+        if not self.errors and not self.refused_clicks:
+            return ""
+        clicks = f" and {len(self.refused_clicks):,} clicks" if self.refused_clicks else ""
+        return f"{len(self.errors):,} conversions{clicks} failed"
 
     def ended(self) -> None:
-        """On STDERR one line a conversion that could not be stored."""
         counts = self.counts
         if counts["cache_failures"]:
             click.echo(f"warning: {counts['cache_failures']:,} entries of memcached may be old", err=True)
-        if self.errors:
-            click.echo(f"{len(self.errors):,} conversions failed:", err=True)
-        for conv_id, reason in sorted(self.errors.items()):
-            click.echo(f"conversion {conv_id}: {escaped(reason)}", err=True)
         self.say(
             f"log: {counts['records']:,} records, {counts['new_clicks']:,} clicks and {counts['new_conversions']:,}"
             f" conversions were missing, {counts['revised']:,} revised; {counts['unreadable']:,} unreadable,"
@@ -103,13 +110,23 @@ class Telling(Teller):
             "written",
         )
         return {
-            "ok": not self.errors,
+            "ok": not self.failures(),
             "run_id": run_id,
             "start": self._wish.start,
             "end": self._wish.end,
             "users": list(self._wish.users),
             **{name: self.counts[name] for name in names},
             "errors": [{"conv_id": conv_id, "error": reason} for conv_id, reason in sorted(self.errors.items())],
+            "refused_clicks": [
+                {
+                    "click_id": click_id,
+                    "topic": failure.topic,
+                    "partition": failure.partition,
+                    "offset": failure.offset,
+                    "error": failure.reason,
+                }
+                for click_id, failure in sorted(self.refused_clicks.items())
+            ],
         }
 
 

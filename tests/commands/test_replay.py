@@ -15,7 +15,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 
-from stream.commands.replay_work import Job, Teller, work
+from stream.commands.replay_refused import Teller
+from stream.commands.replay_work import Job, work
 from stream.config import read_settings
 from stream.core.errors import StreamError
 from stream.core.keys import partition_of
@@ -140,6 +141,47 @@ def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installatio
     states = query(installation.database_url, "SELECT run_id, state FROM `202_stream_runs` ORDER BY run_id")
     assert states == [(1, "finished"), (2, "finished")]
     assert query(installation.database_url, "SELECT * FROM `202_stream_run_places`") == []
+
+
+def refuse(url: str, relation: str, column: str, number: int) -> None:
+    execute(
+        url,
+        f"CREATE TRIGGER refused_{column} BEFORE INSERT ON `{relation}` WHEN NEW.{column} = {number}"
+        " BEGIN SELECT RAISE(ABORT, 'no such row here'); END",
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_the_database_refuses_is_named_and_the_same_command_tries_just_that_again(
+    installation: Installation, workers: str
+) -> None:
+    env, partition = installation.env, partition_of_clicks(installation)
+    refuse(installation.database_url, "202_stream_clicks", "click_id", 20)
+    refuse(installation.database_url, "202_stream_journeys", "conv_id", 1)
+    said = cli("replay", *lately(installation), "--workers", workers, "--json", env=env)
+    told = json.loads(said.stdout)
+    assert (said.returncode, told["ok"], told["refused"], told["new_clicks"]) == (1, False, 2, 27)
+    assert [each["conv_id"] for each in told["errors"]] == [1]
+    assert "no such row here" in told["errors"][0]["error"]
+    (refused_click,) = told["refused_clicks"]
+    assert refused_click.pop("error")
+    topic = installation.topic("clicks")
+    assert refused_click == {"click_id": 20, "topic": topic, "partition": partition, "offset": 19}
+    lines = said.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["click 20", "conversion 1", "error", "hint"]
+    assert lines[0].endswith(f"({topic} partition {partition} offset 19)")
+    assert lines[2] == "error: 1 conversions and 1 clicks failed"
+    states = "SELECT state, error FROM `202_stream_runs`"
+    assert query(installation.database_url, states) == [("failed", "1 conversions and 1 clicks failed")]
+    for column in ("click_id", "conv_id"):
+        execute(installation.database_url, f"DROP TRIGGER refused_{column}")
+    said = cli("replay", *lately(installation), "--workers", workers, "--json", env=env)
+    told = json.loads(said.stdout)
+    assert (said.returncode, said.stderr) == (0, "going on with replay 1, which was broken off\n")
+    assert (told["records"], told["new_clicks"], told["new_conversions"], told["refused_clicks"]) == (2, 1, 1, [])
+    assert query(installation.database_url, states) == [("finished", None)]
+    touches = query(installation.database_url, "SELECT COUNT(*) FROM `202_conversion_touchpoints`")
+    assert touches == [(25,)]
 
 
 # A log whose beginning is gone
