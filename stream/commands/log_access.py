@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
 from stream.agents.topic_names import planned_counts
+from stream.clock import unix_now
 from stream.commands.topics import connected_admin
 from stream.config import Settings
 from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
@@ -190,6 +191,14 @@ async def reading_log(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await asyncio.sleep(0)  # a task of aiokafka's that has not begun would cancel whoever stops it
                 await consumer.stop()
+
+
+async def first_left(consumer: AIOKafkaConsumer, removed: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Append time of the first record that is left, unix seconds; where none is, the time of now: all of it is gone."""
+    if not removed:
+        return {}
+    found = await consumer.offsets_for_times(dict.fromkeys(removed, 0))
+    return {place: found[place].timestamp // 1000 if found.get(place) else int(unix_now()) for place in removed}
 
 
 async def _bounds(

@@ -71,7 +71,7 @@ async def replay(
         if is_dry:
             await _show_plan(database, wish, plan, is_json=is_json)
             return
-        run, is_resumed = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
+        run, is_resumed = await patiently(lambda: _claim(database, wish, plan, resumed), limit=_PATIENCE_S)
         with Telling(wish, is_silent=is_json, is_resumed=is_resumed) as telling:
             telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
             async with _kept(database, run, telling):
@@ -176,12 +176,12 @@ async def _show_plan(database: Database, wish: Wish, plan: Plan, *, is_json: boo
         click.echo(line)
 
 
-async def _claim(database: Database, wish: Wish, resumed: int | None) -> tuple[ReplayRun, bool]:
+async def _claim(database: Database, wish: Wish, plan: Plan, resumed: int | None) -> tuple[ReplayRun, bool]:
     """Ours, and whether it goes on with one that was broken off."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with database.transaction() as connection:
         run, is_resumed = await claim_replay(
-            connection, wish.arguments(), owner=owner, now=_now(), lease=LEASE_S, resumed=resumed
+            connection, wish.arguments(plan), owner=owner, now=_now(), lease=LEASE_S, resumed=resumed
         )
     if run.owner != owner:
         raise ReplayFailed(

@@ -78,7 +78,7 @@ def test_what_cannot_be_is_wrong_usage(sqlite_env: Environment, options: tuple[s
 
 
 def test_a_finished_replay_cannot_be_resumed(sqlite_env: Environment) -> None:
-    put_run(sqlite_env["TOUCHSTREAM_DATABASE_URL"], state="finished", lease_until=1)
+    put_finished_run(sqlite_env["TOUCHSTREAM_DATABASE_URL"])
     assert "has finished" in refused("--resume", "1", env=sqlite_env, code=2)
 
 
@@ -91,12 +91,12 @@ def test_an_absent_database_is_named(sqlite_env: Environment) -> None:
     assert "127.0.0.1" in refused(env=env, code=1)
 
 
-def put_run(url: str, *, state: str, lease_until: int, start: int = 5, end: int = 9) -> None:
-    arguments = json.dumps({"users": [], "start": start, "end": end, "allow_incomplete": False})
+def put_finished_run(url: str) -> None:
+    arguments = json.dumps({"users": [], "start": 5, "end": 9, "allow_incomplete": False})
     execute(
         url,
         "INSERT INTO `202_stream_runs` (kind, user_id, range_start, range_end, state, owner, lease_until, arguments,"
-        f" started_at) VALUES ('replay', 0, {start}, {end}, '{state}', 'somebody', {lease_until}, '{arguments}', 1)",
+        f" started_at) VALUES ('replay', 0, 5, 9, 'finished', 'somebody', 1, '{arguments}', 1)",
     )
 
 
@@ -129,7 +129,9 @@ def test_start_and_end_are_both_included(installation: Installation) -> None:
 
 def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installation: Installation) -> None:
     start, end = installation.now - 2 * DAY, installation.now
-    put_run(installation.database_url, state="running", lease_until=int(time.time()) + 60, start=start, end=end)
+    succeed("replay", *lately(installation), env=installation.env)
+    at_work = f"state = 'running', owner = 'somebody', lease_until = {int(time.time()) + 60}"
+    execute(installation.database_url, f"UPDATE `202_stream_runs` SET {at_work}")
     said = refused(*lately(installation), env=installation.env, code=1)
     assert "replay 1 of this range is at work (somebody)" in said
     assert "hint: wait for its end" in said
@@ -184,6 +186,39 @@ def test_what_the_database_refuses_is_named_and_the_same_command_tries_just_that
     assert touches == [(25,)]
 
 
+def test_a_replay_that_was_broken_off_does_not_go_on_in_topics_that_were_made_anew(installation: Installation) -> None:
+    env, at = installation.env, installation.now - DAY
+    refuse(installation.database_url, "202_stream_journeys", "conv_id", 1)
+    assert cli("replay", *lately(installation), env=env).returncode == 1
+    execute(installation.database_url, "DROP TRIGGER refused_conv_id")
+    delete_topics(installation, "clicks", "conversions")
+    succeed("topics", "apply", env=env)
+    others = [*(click(number, at) for number in range(101, 111)), conversion(2, 110, at)]
+    installation.send(others)
+    said = refused("--resume", "1", env=env, code=1)
+    assert "replay 1 has read another log" in said
+    assert "hint: give its users and its range" in said
+    told = json.loads(succeed("replay", *lately(installation), "--json", env=env))
+    assert (told["run_id"], told["records"], told["new_clicks"], told["new_conversions"]) == (2, 11, 10, 1)
+
+
+def delete_topics(installation: Installation, *names: str) -> None:
+    topics = {installation.topic(name) for name in names}
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
+        await admin.start()
+        try:
+            await admin.delete_topics(sorted(topics))
+            async with asyncio.timeout(30):
+                while topics & {*await admin.list_topics()}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)  # a topic is gone a moment after it was deleted
+        finally:
+            await admin.close()
+
+    asyncio.run(delete())
+
+
 # A log whose beginning is gone
 
 
@@ -226,23 +261,38 @@ def test_a_log_that_lost_its_beginning_unread_is_refused_unless_that_is_allowed(
     assert incomplete(installation) == [(1, 1)]
 
 
+RESET = ("progress", "reset", "--to-log-start", "--yes")
+
+
 def test_a_log_that_lost_what_a_worker_had_stored_is_enough(installation: Installation) -> None:
+    """Also after a reset, whichever it is."""
     with installation.worker() as worker:
         installation.wait_drained()
         assert worker.stop() == 0
     remove_records(installation, 20)
+    for _ in range(2):
+        succeed(*RESET, env=installation.env)
     execute(installation.database_url, "DELETE FROM `202_conversion_touchpoints`")
     told = json.loads(succeed("replay", *lately(installation), "--json", env=installation.env))
     assert (told["new_clicks"], told["touchpoints"], told["written"]) == (0, 25, 1)
     assert incomplete(installation) == [(1, 0)]
 
 
-def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation) -> None:
+@pytest.mark.parametrize("resets", [0, 2])
+def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation, resets: int) -> None:
+    """A reset is the way out for the worker, and then it flags what may lack history, too."""
     with installation.worker() as worker:
         installation.wait_drained()
         assert worker.stop() == 0
     installation.send([click(number, installation.now - 100 + number) for number in range(100, 110)])
     remove_records(installation, 33)
+    for _ in range(resets):
+        succeed(*RESET, env=installation.env)
+    if resets:
+        with installation.worker() as worker:
+            installation.wait_drained()
+            assert worker.stop() == 0
+        assert incomplete(installation) == [(1, 1)]
     assert "are missing" in refused(*lately(installation), env=installation.env, code=1)
     succeed("replay", *lately(installation), "--allow-incomplete", env=installation.env)
     assert incomplete(installation) == [(1, 1)], "newer clicks than its 25 touches may be among what is gone"
