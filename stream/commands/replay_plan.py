@@ -91,12 +91,17 @@ async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
 
 
 async def older_ranges(settings: Settings, wish: Wish, plan: Plan, *, since: int) -> Sequence[LogRange]:
-    """What lies before the plan and may hold an event of `since` or later, unix seconds."""
-    earlier = await make_plan(
-        settings, replace(wish, start=since + settings.lookback_days * DAY_SECONDS), topic_names(settings)
-    )
+    """What may hold an event of `since` or later, unix seconds, and was not read by the plan.
+
+    That is what lies before it; where it was read for some accounts alone, all of it is read again.
+    """
+    start = min(wish.start, since + settings.lookback_days * DAY_SECONDS)
+    earlier = await make_plan(settings, replace(wish, start=start), topic_names(settings))
     starts = {part.partition: part.starts for part in earlier.ranges}
-    return [LogRange(part.partition, starts[part.partition], part.starts) for part in plan.ranges]
+    return [
+        LogRange(part.partition, starts[part.partition], part.ends if wish.users else part.starts)
+        for part in plan.ranges
+    ]
 
 
 async def _starts(

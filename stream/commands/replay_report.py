@@ -19,16 +19,16 @@ NEWS_S = 5.0
 class Telling(Teller):
     """Counts of all processes together. A context manager, for the bar."""
 
-    def __init__(self, wish: Wish, *, is_silent: bool, is_resumed: bool = False) -> None:
+    def __init__(self, wish: Wish, *, is_silent: bool) -> None:
         self.counts: Counter[str] = Counter()
         self.errors: dict[int, str] = {}  # by conversion
         self.refused_clicks: dict[int, Failure] = {}
         self._wish = wish
         self._is_silent = is_silent
-        self._is_resumed = is_resumed
         self._news_at = 0.0
         self._begun_at = time.monotonic()
         self._unit = ""
+        self._before = 0  # of that unit, in rounds before this one
         self._bar = _bar() if sys.stderr.isatty() else None
         self._task: TaskID | None = None
 
@@ -42,18 +42,20 @@ class Telling(Teller):
             self._bar.stop()
 
     def begin_round(self, unit: str, total: int) -> None:
-        """`unit`: what is counted in it, "records" or "conversions". What a run had done before is not known."""
+        """`unit`: what is counted in it, "records" or "conversions". `total`: what is left to do."""
         self._unit = unit
+        self._before = self.counts[unit]
         self._begun_at = time.monotonic()
         self._news_at = self._begun_at + NEWS_S
         if self._bar is not None:
             if self._task is not None:
+                self._bar.refresh()  # its end
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(unit, total=None if self._is_resumed else total, rate="")
+            self._task = self._bar.add_task(unit, total=total, rate="")
 
     def counted(self, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)
-        done, now = self.counts[self._unit], time.monotonic()
+        done, now = self.counts[self._unit] - self._before, time.monotonic()
         rate = f"{done / max(now - self._begun_at, 0.001):,.0f}/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, rate=rate)

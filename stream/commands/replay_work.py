@@ -134,6 +134,7 @@ class _Doing:
         offsets = _later(part.starts, _offsets(noted.get("offsets")))
         if noted.get("phase", "facts") != "facts" and not LogRange(part.partition, offsets, part.ends).records:
             return  # a round further already, and nothing has come since
+        ahead = _ahead_of(noted)
         repeated_to = _offsets(noted.get("stored_to"))
         kept = {"computed_to": noted["computed_to"]} if "computed_to" in noted else {}
         chunks_done = 0
@@ -141,13 +142,15 @@ class _Doing:
             is_repeated = any(offsets[topic] < repeated_to.get(topic, 0) for topic in offsets)
             stored_to = _later(chunk.next_offsets, repeated_to)  # a chunk may be smaller than the one that it repeats
             place = {**kept, "phase": "facts", "offsets": dict(offsets), "stored_to": stored_to}
-            await self._store_chunk(chunk, is_repeated=is_repeated, place=refused.noted_in(place), refused=refused)
+            if await self._store_chunk(chunk, is_repeated=is_repeated, place=refused.noted_in(place), refused=refused):
+                ahead = {}
             offsets |= chunk.next_offsets
             chunks_done += 1
             if chunks_done % _NOTED_EVERY_CHUNKS == 0 and not is_repeated:
-                place = {**kept, "phase": "facts", "offsets": dict(offsets)}
+                place = {**kept, **ahead, "phase": "facts", "offsets": dict(offsets)}
                 await self._note(part.partition, refused.noted_in(place))
-        place = {**kept, "phase": "journeys", "offsets": _later(offsets, part.ends)}
+        phase = ahead.pop("next", "journeys")
+        place = {**kept, **ahead, "phase": phase, "offsets": _later(offsets, part.ends)}
         await self._note(part.partition, refused.noted_in(place))
 
     async def _store_refused(self, part: LogRange, noted: Mapping[str, object], refused: Refused) -> None:
@@ -197,7 +200,8 @@ class _Doing:
 
     async def _store_chunk(
         self, chunk: Chunk, *, is_repeated: bool, place: Mapping[str, object], refused: Refused
-    ) -> None:
+    ) -> bool:
+        """Whether anything was new, or may have been."""
         tried = Counter[str]()
 
         async def attempt() -> ChunkReport:
@@ -213,12 +217,15 @@ class _Doing:
                 failure = failure_of(chunk.arrivals[0], str(error))
                 refused.take((failure.topic, failure.offset), failure)
                 self._teller.counted({"records": 1, "refused": 1})
-                return
-            for half in chunk.halves():
+                return False
+            halves = [
                 await self._store_chunk(half, is_repeated=is_repeated, place=place, refused=refused)
-            return
+                for half in chunk.halves()
+            ]
+            return any(halves)
         await self._publish(report.records, report.conversions)
         self._teller.counted({"records": len(chunk.arrivals), **report.counts})
+        return report.is_stored
 
     # Journeys
 
@@ -233,6 +240,7 @@ class _Doing:
         if is_done:
             return
         read_to = {"offsets": {}, **{name: noted[name] for name in ("offsets", _RECORDS) if name in noted}}
+        done = conversions_done({partition: noted})
         job = self._job
         wanted = Wanted(frozenset(job.users), job.start, job.end, partition, self._scope.names.partitions)
         stored = StoredConversions(self._store, wanted, self._patiently)
@@ -240,7 +248,8 @@ class _Doing:
             first, last = batch[0].place, batch[-1].place
             is_repeated = repeated_to is not None and first <= repeated_to
             computed_to = max(last, repeated_to or last)
-            place = {**read_to, "phase": "journeys", "after": after and list(after), "computed_to": list(computed_to)}
+            reached = {"after": after and list(after), "computed_to": list(computed_to), "conversions": done}
+            place = {**read_to, "phase": "journeys", **reached}
             await self._compute(
                 [Named(each.place.conv_id, each.click_id) for each in batch],
                 partition,
@@ -249,7 +258,8 @@ class _Doing:
                 refused=refused,
             )
             after = last
-        await self._note(partition, refused.noted_in({**read_to, "phase": "done"}))
+            done += len(batch)
+        await self._note(partition, refused.noted_in({**read_to, "phase": "done", "conversions": done}))
 
     async def _compute_refused(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
         """Just those conversions that a run before us could not write."""
@@ -308,8 +318,39 @@ class _Doing:
         await self._patiently(lambda: self._store.note_place(partition, place))
 
 
+# How far has a run come? For whoever shows what is left.
+
+
+def records_left(ranges: Sequence[LogRange], places: Mapping[int, Mapping[str, object]]) -> int:
+    left = 0
+    for part in ranges:
+        place = places.get(part.partition, {})
+        rest = LogRange(part.partition, _later(part.starts, _offsets(place.get("offsets"))), part.ends)
+        left += rest.records + len(_pairs(place.get(_RECORDS)))
+    return left
+
+
+def conversions_done(places: Mapping[int, Mapping[str, object]]) -> int:
+    """But for those that are to be tried again."""
+    return sum(
+        int(str(place.get("conversions", 0))) - len(_ids(place.get(_CONVERSIONS)))
+        for place in places.values()
+        if place.get("after") or place.get("phase") == "done"  # else it begins anew
+    )
+
+
 def _offsets(noted: object) -> dict[str, int]:
     return {str(topic): int(offset) for topic, offset in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _ahead_of(noted: Mapping[str, object]) -> dict[str, object]:
+    """What the next round had done already. It stands where all records that have come since tell of nothing new, as
+    those do that another partition's facts have sent on."""
+    phase = noted.get("next") if noted.get("phase") == "facts" else noted.get("phase")
+    if phase != "done" and "after" not in noted:
+        return {}
+    names = ("after", "conversions", _CONVERSIONS)
+    return {"next": phase, **{name: noted[name] for name in names if name in noted}}
 
 
 def _pairs(noted: object) -> Sequence[tuple[str, int]]:

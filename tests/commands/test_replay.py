@@ -1,7 +1,13 @@
 """`replay` asked for what cannot be, or away from its servers: what does it say, and with which exit code?"""
 
 import asyncio
+import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +28,9 @@ from stream.core.errors import StreamError
 from stream.core.keys import partition_of
 from tests.faults.events import CAMPAIGN, HOUR, USER, click, conversion
 from tests.faults.installation import Installation
-from tests.support.processes import Environment, cli, succeed
+from tests.support.processes import PRODUCT, Environment, cli, succeed
 from tests.support.rebuilds import execute
-from tests.support.rows import query
+from tests.support.rows import difference, query, read_touchpoints
 from tests.support.traffic import DAY, Sent
 
 TABLES = ("202_stream_clicks", "202_stream_journeys", "202_stream_progress", "202_stream_runs", "202_stream_run_places")
@@ -143,6 +149,51 @@ def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installatio
     states = query(installation.database_url, "SELECT run_id, state FROM `202_stream_runs` ORDER BY run_id")
     assert states == [(1, "finished"), (2, "finished")]
     assert query(installation.database_url, "SELECT * FROM `202_stream_run_places`") == []
+
+
+def on_terminal(*options: str, env: Mapping[str, str]) -> tuple[str, str]:
+    """STDOUT, which is none, and what was drawn on STDERR, without its colours."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with subprocess.Popen(
+        [sys.executable, "-m", PRODUCT, "replay", *options],
+        env={**env, "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 65536):
+                drawn += more
+        assert process.stdout is not None
+        said = process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0, drawn.decode()
+    return said, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+
+
+def test_on_a_terminal_a_bar_shows_rate_and_time_left_also_of_what_goes_on(installation: Installation) -> None:
+    """On STDOUT the same plain lines as without."""
+    said, drawn = on_terminal(*lately(installation), env=installation.env)
+    plain = cli("replay", *lately(installation), env=installation.env)
+    assert plain.stderr == ""
+    assert [line.split()[0] for line in said.splitlines()] == ["replay", "log:", "Processed"]
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == ["replay", "log:", "Processed"]
+    for done in ("records .* 29/29", "conversions .* 1/1"):
+        assert re.search(rf"{done} [0-9,]+/s 0:00:00", drawn), drawn
+    place = {"phase": "facts", "offsets": {installation.topic("clicks"): 20}}
+    execute(installation.database_url, "UPDATE `202_stream_runs` SET state = 'failed'")
+    execute(
+        installation.database_url,
+        "INSERT INTO `202_stream_run_places` (run_id, partition_id, place)"
+        f" VALUES (2, {partition_of_clicks(installation)}, '{json.dumps(place)}')",
+    )
+    said, drawn = on_terminal(*lately(installation), env=installation.env)
+    assert "going on with replay 2" in drawn
+    assert re.search("records .* 9/9 [0-9,]+/s 0:00:00", drawn), drawn
 
 
 def refuse(url: str, relation: str, column: str, number: int) -> None:
@@ -400,7 +451,13 @@ def test_a_converting_click_from_before_the_range_that_is_read_is_found(
 def test_an_account_that_only_the_log_knows_is_replayed(installation: Installation) -> None:
     lines = succeed("replay", *lately(installation), "--user", "1", "--dry-run", env=installation.env)
     assert "0 stored conversions to compute and those that the records add" in lines
+    # A click of somebody else's converts, and lies in a time that was read already, for this account alone.
+    at = installation.now - DAY
+    others = [click(number, at - HOUR, user_id=2) for number in (500, 501)]
+    installation.send([*others, conversion(2, 500, at)])
     told = json.loads(succeed("replay", *lately(installation), "--user", "1", "--json", env=installation.env))
-    assert (told["new_clicks"], told["new_conversions"], told["touchpoints"]) == (28, 1, 25)
+    assert (told["new_clicks"], told["new_conversions"], told["touchpoints"]) == (28 + 1, 2, 25 + 26)
+    assert query(installation.database_url, "SELECT SUM(click_unknown) FROM `202_stream_journeys`") == [(0,)]
+    assert difference(installation.expected().touchpoints, read_touchpoints(installation.database_url)) == ""
     said = refused(*lately(installation), "--user", "1", "--user", "77", env=installation.env, code=2)
     assert "unknown user 77: neither users, clicks, conversions nor models name it, nor does the log" in said

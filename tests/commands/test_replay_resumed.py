@@ -281,6 +281,25 @@ async def test_records_that_came_after_a_replay_was_broken_off_are_read(desk: De
     assert len(desk.log.starts) == 2, "nothing is read twice"
 
 
+async def test_records_that_tell_of_nothing_new_do_not_begin_the_journeys_anew(desk: Desk) -> None:
+    """Such as a replay's own: what the facts of one partition send on to another."""
+    desk.log.append(*events(1, 20))
+    await desk.round(is_facts=True)
+    await desk.broken_off(at=4, is_facts=False, batch_size=4)
+    for computed, repeated in ((8, 3), (0, 5)):
+        desk.sender.sent.clear()
+        desk.log.append(*events(repeated, 2))
+        await desk.both()
+        assert len(desk.sender.sent) == computed
+    await desk.purge(1)
+    desk.log.append(*events(7, 1))
+    await desk.both()
+    assert len(desk.sender.sent) == 20, "what was purged comes back"
+    desk.log.append(*events(21, 1))
+    await desk.both()
+    assert len(desk.sender.sent) == 21
+
+
 async def test_a_log_that_was_cut_behind_the_noted_place_is_read_from_where_it_begins(desk: Desk) -> None:
     desk.log.append(*events(1, 20))
     desk.log.size = 10
