@@ -1,6 +1,6 @@
 """Replays in 202_stream_runs: one at a time for the same arguments, and one that was broken off can go on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -61,27 +61,30 @@ async def claim_replay(
     for run in same:
         if run.state is RunState.RUNNING and run.lease_until > now and run.owner != owner:
             return run, False
-    if resumed is not None:
-        same = [run for run in same if run.run_id == resumed]
-        if not same:
-            raise StartRefused(
-                f"replay {resumed} has read another log: its topics were made anew, or have other partitions now",
-                hint="give its users and its range instead of --resume, and it begins anew",
-            )
-    is_fresh = bool(same) and (resumed is not None or same[0].seen_at > now - _FRESH_S)
-    if is_fresh and same[0].state is not RunState.FINISHED:
+    left = _named(same, resumed) if resumed is not None else [run for run in same[:1] if run.seen_at > now - _FRESH_S]
+    if left and left[0].state is not RunState.FINISHED:
         await connection.run(
             f"UPDATE `{_RUNS}` SET state = ?, owner = ?, lease_until = ?, error = NULL, finished_at = NULL"
             " WHERE run_id = ?",
-            [RunState.RUNNING.value, owner, now + lease, same[0].run_id],
+            [RunState.RUNNING.value, owner, now + lease, left[0].run_id],
         )
-        return same[0]._replace(owner=owner, state=RunState.RUNNING), True
+        return left[0]._replace(owner=owner, state=RunState.RUNNING), True
     await connection.run(
         f"INSERT INTO `{_RUNS}` (kind, user_id, range_start, range_end, state, owner, lease_until, arguments,"
         " started_at) VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?)",
         [RunKind.REPLAY.value, *_range(arguments), RunState.RUNNING.value, owner, now + lease, _text(arguments), now],
     )
     return (await _same_replays(connection, arguments))[0], False
+
+
+def _named(same: Sequence[ReplayRun], run_id: int) -> Sequence[ReplayRun]:
+    found = [run for run in same if run.run_id == run_id]
+    if not found:
+        raise StartRefused(
+            f"replay {run_id} has read another log: its topics were made anew, or have other partitions now",
+            hint="give its users and its range instead of --resume, and it begins anew",
+        )
+    return found
 
 
 async def _same_replays(connection: Connection, arguments: Mapping[str, object]) -> list[ReplayRun]:

@@ -22,6 +22,7 @@ from tables.sql.toggles import with_shown_touches
 _JOURNEYS = "202_stream_journeys"
 _TOUCHPOINTS = "202_conversion_touchpoints"
 _PLACES = "202_stream_run_places"
+_AFTER_ALL = 2**32  # more than the column holds
 
 _COLUMNS = f"SELECT user_id, campaign_id, journey_visitor_id, conv_time, conv_id, click_id FROM `{_JOURNEYS}`"
 
@@ -236,12 +237,11 @@ async def missing_clicks(
     """Converting clicks from before `before`, or of any time, that nobody has stored, and their times, as conversions
     in [start, end] tell of them."""
     of_users = f" AND user_id IN ({whole_list(users)})" if users else ""
-    of_times = "" if before is None else f" AND click_time < {before:d}"
     async with database.reading() as connection:
         rows = await connection.fetch(
             f"SELECT click_id, MIN(click_time) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ? AND click_unknown = 1"
-            f"{of_times}{of_users} GROUP BY click_id",
-            [start, end],
+            f" AND click_time < ?{of_users} GROUP BY click_id",
+            [start, end, _AFTER_ALL if before is None else before],
         )
     return {click_id: int(click_time) for click_id, click_time in rows}
 
