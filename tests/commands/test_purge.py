@@ -244,7 +244,6 @@ def off(env: Environment, *options: str) -> None:
 def test_scopes_without_multi_touch_are_told_with_their_counts(env: Environment, memcached: str) -> None:
     """And need no broker, for no journey changes; entries of the cache go."""
     env |= {"TOUCHSTREAM_MEMCACHED": memcached, "TOUCHSTREAM_MEMCACHED_SITES": SITE}
-    asyncio.run(fill_cache(env, 1, 2, 9, 101, 102, 103))
     put(url_of(env), [*uniform(1, 2), converted(9, BASE + 5 * HOUR), *uniform(1, 3, user_id=8, first_id=101)])
     off(env, "--user", "7", "--scope", "global", "--since", str(BASE + 5 * HOUR))
     off(env, "--user", "8", "--scope", "campaign", "--id", "70", "--since", "5")
@@ -261,6 +260,7 @@ def test_scopes_without_multi_touch_are_told_with_their_counts(env: Environment,
         "user 8, campaign:70: 3 conversions, 1 rows removed",
         "purged of 3 scopes: 4 conversions, 2 rows removed",
     ]
+    asyncio.run(fill_cache(env, 1, 2, 9, 101, 102, 103))
     assert succeed("purge", "--disabled", "--user", "7", env=env).splitlines() == [
         lines[0],
         "purged of 1 scopes: 1 conversions, 1 rows removed",
