@@ -8,9 +8,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
+from stream.agents.topic_names import planned_counts
+from stream.clock import unix_now
 from stream.commands.topics import connected_admin
 from stream.config import Settings
-from stream.core.errors import StartRefused, StreamError, Unavailable
+from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
 from stream.core.keys import murmur2
 from stream.engine.header_names import read_any_header_name
 from stream.engine.outbox import Outbox
@@ -39,6 +41,24 @@ async def partition_counts(settings: Settings, topics: Sequence[str]) -> Mapping
                 hint='"python -m stream topics apply" creates what is missing',
             )
     return {topic: counts[topic] for topic in topics}
+
+
+async def check_partitions(settings: Settings, topics: Sequence[str]) -> None:
+    """Whoever locks a partition, or places a record, counts as the settings do.
+
+    Raises Misconfigured where the broker's topics have other counts, and what `partition_counts` raises.
+    """
+    planned = planned_counts(settings)
+    for topic, count in (await partition_counts(settings, topics)).items():
+        if count != planned[topic]:
+            raise partitions_differ(f'topic "{topic}"', count, planned[topic])
+
+
+def partitions_differ(whose: str, found: int, expected: int) -> Misconfigured:
+    return Misconfigured(
+        f"{whose} has {found} partitions, expected {expected}",
+        hint=f"set TOUCHSTREAM_PARTITIONS={found} for all commands and workers",
+    )
 
 
 class LogWriter:
@@ -171,6 +191,14 @@ async def reading_log(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await asyncio.sleep(0)  # a task of aiokafka's that has not begun would cancel whoever stops it
                 await consumer.stop()
+
+
+async def first_left(consumer: AIOKafkaConsumer, removed: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Append time of the first record that is left, unix seconds; where none is, the time of now: all of it is gone."""
+    if not removed:
+        return {}
+    found = await consumer.offsets_for_times(dict.fromkeys(removed, 0))
+    return {place: found[place].timestamp // 1000 if found.get(place) else int(unix_now()) for place in removed}
 
 
 async def _bounds(

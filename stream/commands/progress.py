@@ -145,7 +145,8 @@ def reset(yes: bool) -> None:
 
     Removes the committed offsets of both groups and the changelog's state, raises the epochs, and lets the next worker
     take over the ids and the partition count of its topics. What stands in the database stays, and is the same
-    afterwards. All hours are published once more; records of rows that the database does not have come to an end.
+    afterwards. All hours are published once more; records of rows that the database does not have come to an end. Where
+    records were removed before they were stored, journeys that may need them are flagged as incomplete from then on.
     """
     settings = read_settings()
     asyncio.run(check_reset(settings, click.echo))

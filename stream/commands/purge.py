@@ -11,7 +11,7 @@ from stream.agents.caching import journey_cache
 from stream.agents.topic_names import topic_names
 from stream.clock import unix_now
 from stream.commands.authorship import MOST_USERS, json_option
-from stream.commands.log_access import LogWriter, writing
+from stream.commands.log_access import LogWriter, check_partitions, partitions_differ, writing
 from stream.commands.purging import Count, Means, Purge, Purged
 from stream.commands.rebuild import until_stopped
 from stream.commands.rebuilding import patiently
@@ -20,6 +20,7 @@ from stream.commands.times import TimeType
 from stream.config import Settings, read_settings
 from stream.core.errors import StreamError, Unavailable
 from tables.sql.database import Database, open_database
+from tables.sql.facts import list_progress
 from tables.sql.purge_ranges import Span, accounts_with_conversions, unknown_to_all
 from tables.sql.rebuild_ranges import has_conversions_from
 
@@ -58,7 +59,10 @@ async def purge(settings: Settings, wish: Wish) -> None:
         async with contextlib.AsyncExitStack() as stack:
             writer: LogWriter | None = None
             if not (wish.is_dry or wish.is_of_disabled):
+                await check_partitions(settings, [names.clicks, names.conversions, names.journeys])
                 writer = await stack.enter_async_context(writing(settings, [names.journeys]))
+            if wish.is_of_disabled and not wish.is_dry:
+                await patiently(lambda: _check_taken(database, names.partitions), limit=_PATIENCE_S)
             means = Means(
                 database=database,
                 names=names,
@@ -115,6 +119,16 @@ async def _users_of(database: Database, wish: Wish) -> Sequence[int]:
         ids = ", ".join(map(str, unknown))
         raise click.UsageError(f"unknown user {ids}: neither users, clicks, conversions nor models name it")
     return sorted(set(wish.users))
+
+
+async def _check_taken(database: Database, partitions: int) -> None:
+    """Where no journey changes nobody asks the broker: rows of partitions that workers took say how many there are.
+
+    Raises Misconfigured.
+    """
+    for row in await list_progress(database):
+        if row.partition_count not in (0, partitions):
+            raise partitions_differ("the log that workers have read", row.partition_count, partitions)
 
 
 def _now() -> int:

@@ -30,7 +30,7 @@ from stream.commands.replay_plan import (
 from stream.commands.replay_processes import work_in_processes
 from stream.commands.replay_report import Telling
 from stream.commands.replay_users import check_users_of_log
-from stream.commands.replay_work import PATIENCE_S, Job, work
+from stream.commands.replay_work import PATIENCE_S, Job, conversions_done, records_left, work
 from stream.commands.showing import utc
 from stream.commands.times import TimeType
 from stream.commands.verify import verify
@@ -40,7 +40,7 @@ from tables.sql.database import Database, open_database
 from tables.sql.facts import list_progress
 from tables.sql.rebuild_ranges import has_conversions_from, unknown_accounts
 from tables.sql.replay_runs import ReplayRun, claim_replay, end_replay, find_replay, renew_replay
-from tables.sql.replays import count_conversions, missing_clicks, raise_history
+from tables.sql.replays import count_conversions, missing_clicks, raise_history, read_places
 from tables.sql.runs import RunState
 
 _DEFAULT_DAYS = 30
@@ -71,17 +71,17 @@ async def replay(
         if is_dry:
             await _show_plan(database, wish, plan, is_json=is_json)
             return
-        run, is_resumed = await patiently(lambda: _claim(database, wish, resumed), limit=_PATIENCE_S)
-        with Telling(wish, is_silent=is_json, is_resumed=is_resumed) as telling:
+        run = await patiently(lambda: _claim(database, wish, plan, resumed), limit=_PATIENCE_S)
+        with Telling(wish, is_silent=is_json) as telling:
             telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
-            async with _kept(database, run):
+            async with _kept(database, run, telling):
                 await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
                 await _rounds(settings, wish, plan, run=run, telling=telling, database=database)
         if is_json:
             click.echo(json.dumps(telling.as_json(run.run_id)))
         telling.ended()
-        if telling.errors:
-            raise ReplayFailed(f"{len(telling.errors):,} conversions failed", hint="they are named above")
+        if telling.failures():
+            raise ReplayFailed(telling.failures(), hint="they are named above; the same command tries just these again")
     finally:
         await database.close()
 
@@ -90,21 +90,26 @@ async def _rounds(
     settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
 ) -> None:
     """All facts before the first journey: a conversion may rest on a click in another partition."""
-    telling.begin_round("records", plan.records)
+    places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
+    telling.begin_round("records", records_left(plan.ranges, places))
     await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
     await _older_clicks(settings, wish, plan, run=run, telling=telling, database=database)
     conversions = await patiently(
         lambda: count_conversions(database, wish.users, start=wish.start, end=wish.end), limit=PATIENCE_S
     )
-    telling.begin_round("conversions", conversions)
+    places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
+    telling.begin_round("conversions", conversions - conversions_done(places))
     await _round(settings, _jobs(wish, plan, run, is_facts=False), telling)
 
 
 async def _older_clicks(
     settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
 ) -> None:
-    """A converting click may be older than any lookback, and so may the report of a payment that was told of first."""
-    before = wish.start - settings.lookback_days * DAY_SECONDS
+    """A converting click may be older than any lookback, and so may the report of a payment that was told of first.
+
+    It may also be another account's than those that are replayed.
+    """
+    before = None if wish.users else wish.start - settings.lookback_days * DAY_SECONDS
     missing = await patiently(
         lambda: missing_clicks(database, wish.users, start=wish.start, end=wish.end, before=before), limit=PATIENCE_S
     )
@@ -114,8 +119,9 @@ async def _older_clicks(
     records = sum(part.records for part in older)
     if not records:
         return
-    telling.say(f"{len(missing):,} converting clicks are older than what was read: {records:,} records more")
-    telling.begin_round("records", plan.records + records)
+    why = "older than what was read, or another account's" if wish.users else "older than what was read"
+    telling.say(f"{len(missing):,} converting clicks are {why}: {records:,} records more")
+    telling.begin_round("records", records)
     (job,) = _jobs(replace(wish, workers=1), replace(plan, ranges=older), run, is_facts=True)
     await work(settings, job._replace(clicks=sorted(missing)), telling)
 
@@ -176,12 +182,12 @@ async def _show_plan(database: Database, wish: Wish, plan: Plan, *, is_json: boo
         click.echo(line)
 
 
-async def _claim(database: Database, wish: Wish, resumed: int | None) -> tuple[ReplayRun, bool]:
-    """Ours, and whether it goes on with one that was broken off."""
+async def _claim(database: Database, wish: Wish, plan: Plan, resumed: int | None) -> ReplayRun:
+    """Ours; it may be one that was broken off."""
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with database.transaction() as connection:
         run, is_resumed = await claim_replay(
-            connection, wish.arguments(), owner=owner, now=_now(), lease=LEASE_S, resumed=resumed
+            connection, wish.arguments(plan), owner=owner, now=_now(), lease=LEASE_S, resumed=resumed
         )
     if run.owner != owner:
         raise ReplayFailed(
@@ -190,18 +196,19 @@ async def _claim(database: Database, wish: Wish, resumed: int | None) -> tuple[R
         )
     if is_resumed:
         click.echo(f"going on with replay {run.run_id}, which was broken off", err=True)
-    return run, is_resumed
+    return run
 
 
 @contextlib.asynccontextmanager
-async def _kept(database: Database, run: ReplayRun) -> AsyncIterator[None]:
-    """The run is ours until this is left; then it has finished, or failed."""
+async def _kept(database: Database, run: ReplayRun, telling: Telling) -> AsyncIterator[None]:
+    """The run is ours until this is left; then it has finished, or failed, as one that leaves something undone has."""
     working = asyncio.current_task()
     keeper = asyncio.create_task(_keep(database, run, working))
     state, error = RunState.FAILED, ""
     try:
         yield
-        state = RunState.FINISHED
+        error = telling.failures()
+        state = RunState.FAILED if error else RunState.FINISHED
     except BaseException as failure:
         error = "stopped" if isinstance(failure, asyncio.CancelledError) else str(failure) or type(failure).__name__
         raise
@@ -248,7 +255,13 @@ def _wish_of(
 @click.option("--start", type=TimeType(), help="Unix seconds or ISO 8601; default: 30 days before --end.")
 @click.option("--end", type=TimeType(), help="Likewise, included; default: now.")
 @click.option("--batch-size", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Conversions.")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, by partition.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes, by partition; --verify has one.",
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read and computed.")
 @click.option("--verify", "is_verifying", is_flag=True, help="Write nothing: compare the log with SQL, row by row.")
 @click.option("--resume", "resumed", type=click.IntRange(1), metavar="RUN", help="Go on with this broken-off replay.")
@@ -274,7 +287,8 @@ def command(
 
     \b
     JSON: ok, run_id, start, end, users [id], records, new_clicks, new_conversions, revised, unreadable, refused,
-      conversions, touchpoints, written, errors [{conv_id, error}]
+      conversions, touchpoints, written, errors [{conv_id, error}],
+      refused_clicks [{click_id, topic, partition, offset, error}]
 
     \b
     JSON of --dry-run: ok, records, conversions (those that are stored; the records may add more)

@@ -1,18 +1,18 @@
 """What would a replay read, and may it? From Kafka's offsets and from what SQL says of each partition."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.agents.outputs import TopicNames
 from stream.agents.topic_names import topic_names
-from stream.clock import unix_now
-from stream.commands.log_access import broker_errors, partition_counts, reading_log
+from stream.commands.log_access import broker_errors, check_partitions, first_left, reading_log
 from stream.commands.showing import length, utc
 from stream.config import Settings
 from stream.core.errors import StartRefused
 from stream.core.progress import PartitionProgress
+from stream.engine.topic_ids import read_topic_ids
 from stream.replay.log_range import LogRange
 from stream.topics import DAY_MS, EARLY_DAYS
 
@@ -30,9 +30,11 @@ class Wish:
     workers: int = 1
     is_incomplete_allowed: bool = False
 
-    def arguments(self) -> dict[str, object]:
-        """By which a run that was broken off is known again."""
+    def arguments(self, plan: "Plan") -> dict[str, object]:
+        """By which a run that was broken off is known again. Its places are offsets, of no use in another log."""
         return {
+            "partitions": len(plan.ranges),
+            "topic_ids": dict(plan.topic_ids),
             "users": list(self.users),
             "start": self.start,
             "end": self.end,
@@ -57,6 +59,7 @@ class Plan:
     # By partition whose log lacks records that were there:
     begins_at: Mapping[int, int]  # from when on it has them all
     begins: Mapping[int, Mapping[str, int]]  # first offset that is left, by topic
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -64,21 +67,16 @@ class Plan:
 
 
 async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
-    """Raises StartRefused if topics and settings do not fit, Unavailable if there is no broker."""
-    counts = await partition_counts(settings, [names.clicks, names.conversions])
-    for topic, count in counts.items():
-        if count != names.partitions:
-            raise StartRefused(
-                f'topic "{topic}" has {count} partitions, expected {names.partitions}',
-                hint=f"set TOUCHSTREAM_PARTITIONS={count} for all commands and workers",
-            )
+    """Raises Misconfigured if topics and settings do not fit, Unavailable if there is no broker."""
+    await check_partitions(settings, [names.clicks, names.conversions, names.journeys])
     topics = (names.clicks, names.conversions)
     places = [TopicPartition(topic, number) for topic in topics for number in range(names.partitions)]
     async with reading_log(settings) as consumer:
         with broker_errors(settings):
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            topic_ids = await read_topic_ids(consumer._client, list(topics))
             starts = await _starts(consumer, settings, wish, places)
-            left = await _first_left(consumer, [place for place in places if begins[place] > 0])
+            left = await first_left(consumer, [place for place in places if begins[place] > 0])
     ranges = []
     for number in range(names.partitions):
         own = {place.topic: place for place in places if place.partition == number}
@@ -88,17 +86,22 @@ async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
     begins_at: dict[int, int] = {}
     for place, time in left.items():
         begins_at[place.partition] = max(time, begins_at.get(place.partition, 0))
-    first_left = {number: {topic: begins[TopicPartition(topic, number)] for topic in topics} for number in begins_at}
-    return Plan(ranges, begins_at, first_left)
+    left_from = {number: {topic: begins[TopicPartition(topic, number)] for topic in topics} for number in begins_at}
+    return Plan(ranges, begins_at, left_from, topic_ids)
 
 
 async def older_ranges(settings: Settings, wish: Wish, plan: Plan, *, since: int) -> Sequence[LogRange]:
-    """What lies before the plan and may hold an event of `since` or later, unix seconds."""
-    earlier = await make_plan(
-        settings, replace(wish, start=since + settings.lookback_days * DAY_SECONDS), topic_names(settings)
-    )
+    """What may hold an event of `since` or later, unix seconds, and was not read by the plan.
+
+    That is what lies before it; where it was read for some accounts alone, all of it is read again.
+    """
+    start = min(wish.start, since + settings.lookback_days * DAY_SECONDS)
+    earlier = await make_plan(settings, replace(wish, start=start), topic_names(settings))
     starts = {part.partition: part.starts for part in earlier.ranges}
-    return [LogRange(part.partition, starts[part.partition], part.starts) for part in plan.ranges]
+    return [
+        LogRange(part.partition, starts[part.partition], part.ends if wish.users else part.starts)
+        for part in plan.ranges
+    ]
 
 
 async def _starts(
@@ -108,14 +111,6 @@ async def _starts(
     early = max(0, wish.start - (settings.lookback_days + EARLY_DAYS) * DAY_SECONDS)
     found = await consumer.offsets_for_times(dict.fromkeys(places, early * 1000))
     return {place: found[place].offset for place in places if found.get(place)}
-
-
-async def _first_left(consumer: AIOKafkaConsumer, removed: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-    """Append time of the first record that is left; where none is, the time of now, for all of it is gone."""
-    if not removed:
-        return {}
-    found = await consumer.offsets_for_times(dict.fromkeys(removed, 0))
-    return {place: found[place].timestamp // 1000 if found.get(place) else int(unix_now()) for place in removed}
 
 
 def gaps(plan: Plan, rows: Mapping[int, PartitionProgress]) -> dict[int, int]:
@@ -128,7 +123,7 @@ def gaps(plan: Plan, rows: Mapping[int, PartitionProgress]) -> dict[int, int]:
 
 
 def _has_stored(row: PartitionProgress | None, begins: Mapping[str, int]) -> bool:
-    """All that the log lacks, from `history_from` on. Of a partition that was reset only its past owner could tell."""
+    """All that the log lacks, from `history_from` on. The reset of a partition raises that where something was lost."""
     if row is None or not row.epoch:
         return False
     if not row.partition_count:

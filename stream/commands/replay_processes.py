@@ -11,7 +11,8 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from stream.commands.replay_work import Job, Teller, work
+from stream.commands.replay_refused import Failure, Teller
+from stream.commands.replay_work import Job, work
 from stream.config import Settings, read_settings
 from stream.core.errors import StreamError
 
@@ -49,7 +50,7 @@ async def _in_process(job: Job, teller: Teller) -> None:
             if said["kind"] == "counts":
                 teller.counted(said["counts"])
             elif said["kind"] == "error":
-                teller.failed(said["conv_id"], said["reason"])
+                teller.failed(Failure(**said["failure"]))
             else:
                 failure = StreamError(said["error"], hint=said["hint"]) if said["kind"] == "failed" else None
     finally:
@@ -65,8 +66,8 @@ class _Lines(Teller):
     def counted(self, counts: Mapping[str, int]) -> None:
         self.say(kind="counts", counts=dict(counts))
 
-    def failed(self, conv_id: int, reason: str) -> None:
-        self.say(kind="error", conv_id=conv_id, reason=reason)
+    def failed(self, failure: Failure) -> None:
+        self.say(kind="error", failure=failure._asdict())
 
     @staticmethod
     def say(**said: object) -> None:

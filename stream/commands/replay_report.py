@@ -9,9 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from stream.commands.dead_letters import escaped
 from stream.commands.replay_plan import Wish
-from stream.commands.replay_work import Teller
+from stream.commands.replay_refused import Failure, Teller
 from stream.commands.showing import utc
 
 NEWS_S = 5.0
@@ -20,15 +19,16 @@ NEWS_S = 5.0
 class Telling(Teller):
     """Counts of all processes together. A context manager, for the bar."""
 
-    def __init__(self, wish: Wish, *, is_silent: bool, is_resumed: bool = False) -> None:
+    def __init__(self, wish: Wish, *, is_silent: bool) -> None:
         self.counts: Counter[str] = Counter()
-        self.errors: dict[int, str] = {}
+        self.errors: dict[int, str] = {}  # by conversion
+        self.refused_clicks: dict[int, Failure] = {}
         self._wish = wish
         self._is_silent = is_silent
-        self._is_resumed = is_resumed
         self._news_at = 0.0
         self._begun_at = time.monotonic()
         self._unit = ""
+        self._before = 0  # of that unit, in rounds before this one
         self._bar = _bar() if sys.stderr.isatty() else None
         self._task: TaskID | None = None
 
@@ -42,18 +42,20 @@ class Telling(Teller):
             self._bar.stop()
 
     def begin_round(self, unit: str, total: int) -> None:
-        """`unit`: what is counted in it, "records" or "conversions". What a run had done before is not known."""
+        """`unit`: what is counted in it, "records" or "conversions". `total`: what is left to do."""
         self._unit = unit
+        self._before = self.counts[unit]
         self._begun_at = time.monotonic()
         self._news_at = self._begun_at + NEWS_S
         if self._bar is not None:
             if self._task is not None:
+                self._bar.refresh()  # its end
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(unit, total=None if self._is_resumed else total, rate="")
+            self._task = self._bar.add_task(unit, total=total, rate="")
 
     def counted(self, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)
-        done, now = self.counts[self._unit], time.monotonic()
+        done, now = self.counts[self._unit] - self._before, time.monotonic()
         rate = f"{done / max(now - self._begun_at, 0.001):,.0f}/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, rate=rate)
@@ -61,18 +63,25 @@ class Telling(Teller):
             self.say(f"Processed {done:,} {self._unit}, {rate}")
             self._news_at = now + NEWS_S
 
-    def failed(self, conv_id: int, reason: str) -> None:
-        self.errors[conv_id] = reason
+    def failed(self, failure: Failure) -> None:
+        """On STDERR a line, at once: whoever breaks this off has read it."""
+        click.echo(str(failure), err=True)
+        if failure.conv_id:
+            self.errors[failure.conv_id] = failure.reason
+        else:
+            self.refused_clicks[failure.click_id] = failure
+
+    def failures(self) -> str:
+        """How many of what kind, or nothing."""
+        if not self.errors and not self.refused_clicks:
+            return ""
+        clicks = f" and {len(self.refused_clicks):,} clicks" if self.refused_clicks else ""
+        return f"{len(self.errors):,} conversions{clicks} failed"
 
     def ended(self) -> None:
-        """On STDERR one line a conversion that could not be stored."""
         counts = self.counts
         if counts["cache_failures"]:
             click.echo(f"warning: {counts['cache_failures']:,} entries of memcached may be old", err=True)
-        if self.errors:
-            click.echo(f"{len(self.errors):,} conversions failed:", err=True)
-        for conv_id, reason in sorted(self.errors.items()):
-            click.echo(f"conversion {conv_id}: {escaped(reason)}", err=True)
         self.say(
             f"log: {counts['records']:,} records, {counts['new_clicks']:,} clicks and {counts['new_conversions']:,}"
             f" conversions were missing, {counts['revised']:,} revised; {counts['unreadable']:,} unreadable,"
@@ -103,13 +112,23 @@ class Telling(Teller):
             "written",
         )
         return {
-            "ok": not self.errors,
+            "ok": not self.failures(),
             "run_id": run_id,
             "start": self._wish.start,
             "end": self._wish.end,
             "users": list(self._wish.users),
             **{name: self.counts[name] for name in names},
             "errors": [{"conv_id": conv_id, "error": reason} for conv_id, reason in sorted(self.errors.items())],
+            "refused_clicks": [
+                {
+                    "click_id": click_id,
+                    "topic": failure.topic,
+                    "partition": failure.partition,
+                    "offset": failure.offset,
+                    "error": failure.reason,
+                }
+                for click_id, failure in sorted(self.refused_clicks.items())
+            ],
         }
 
 

@@ -15,6 +15,7 @@ from stream.commands.log_access import broker_errors, reading_log, writing
 from stream.commands.rebuilding import patiently
 from stream.commands.replay_pages import StoredConversions, Wanted
 from stream.commands.replay_plan import DAY_SECONDS
+from stream.commands.replay_refused import Failure, Refused, Teller, failure_of
 from stream.config import Settings
 from stream.core.errors import RefusedByDatabase, StreamError, Unavailable
 from stream.engine.chunk import Chunk
@@ -28,6 +29,7 @@ from tables.sql.replays import InKeyOrder, SqlReplayStore
 
 PATIENCE_S = 60.0
 _NOTED_EVERY_CHUNKS = 25
+_RECORDS, _CONVERSIONS = "refused_records", "refused_conversions"  # in a place
 
 _Result = TypeVar("_Result")
 
@@ -51,16 +53,6 @@ class Job(NamedTuple):
             LogRange(partition, starts, ends)
             for partition, starts, ends in zip(self.partitions, self.starts, self.ends, strict=True)
         ]
-
-
-class Teller:
-    """Whoever hears of the work: this process's own terminal, or the one that started it."""
-
-    def counted(self, counts: Mapping[str, int]) -> None:
-        """More of each."""
-
-    def failed(self, conv_id: int, reason: str) -> None:
-        """A conversion that the database refuses; the others go on."""
 
 
 async def work(settings: Settings, job: Job, teller: Teller) -> None:
@@ -136,9 +128,13 @@ class _Doing:
     async def store_facts(self, part: LogRange) -> None:
         """From where a run before us has come to, or from where the log begins since then."""
         noted = await self._patiently(lambda: self._store.read_place(part.partition))
+        refused = Refused(_RECORDS, part.partition, self._teller)
+        if noted.get(_RECORDS):
+            await self._store_refused(part, noted, refused)
         offsets = _later(part.starts, _offsets(noted.get("offsets")))
         if noted.get("phase", "facts") != "facts" and not LogRange(part.partition, offsets, part.ends).records:
             return  # a round further already, and nothing has come since
+        ahead = _ahead_of(noted)
         repeated_to = _offsets(noted.get("stored_to"))
         kept = {"computed_to": noted["computed_to"]} if "computed_to" in noted else {}
         chunks_done = 0
@@ -146,19 +142,34 @@ class _Doing:
             is_repeated = any(offsets[topic] < repeated_to.get(topic, 0) for topic in offsets)
             stored_to = _later(chunk.next_offsets, repeated_to)  # a chunk may be smaller than the one that it repeats
             place = {**kept, "phase": "facts", "offsets": dict(offsets), "stored_to": stored_to}
-            await self._store_chunk(chunk, is_repeated=is_repeated, place=place)
+            if await self._store_chunk(chunk, is_repeated=is_repeated, place=refused.noted_in(place), refused=refused):
+                ahead = {}
             offsets |= chunk.next_offsets
             chunks_done += 1
             if chunks_done % _NOTED_EVERY_CHUNKS == 0 and not is_repeated:
-                await self._note(part.partition, {**kept, "phase": "facts", "offsets": dict(offsets)})
-        await self._note(part.partition, {**kept, "phase": "journeys", "offsets": _later(offsets, part.ends)})
+                place = {**kept, **ahead, "phase": "facts", "offsets": dict(offsets)}
+                await self._note(part.partition, refused.noted_in(place))
+        phase = ahead.pop("next", "journeys")
+        place = {**kept, **ahead, "phase": phase, "offsets": _later(offsets, part.ends)}
+        await self._note(part.partition, refused.noted_in(place))
+
+    async def _store_refused(self, part: LogRange, noted: Mapping[str, object], refused: Refused) -> None:
+        """Just those records that a run before us could not store; what left the log since is a gap like any other."""
+        for topic, offset in _pairs(noted[_RECORDS]):
+            if offset >= part.starts[topic]:
+                offsets = {topic: offset}
+                async for chunk in self._chunks(LogRange(part.partition, offsets, {topic: offset + 1}), offsets):
+                    await self._store_chunk(chunk, is_repeated=True, place=noted, refused=refused)
+                    offsets |= chunk.next_offsets
+        await self._note(part.partition, refused.noted_in(noted))
 
     async def store_older(self, part: LogRange) -> None:
         """A few facts, which cost nothing to repeat: each run that misses them begins anew."""
         noted = await self._patiently(lambda: self._store.read_place(part.partition))
+        refused = Refused(_RECORDS, part.partition, self._teller)
         offsets = dict(part.starts)
         async for chunk in self._chunks(part, offsets):
-            await self._store_chunk(chunk, is_repeated=True, place=noted)
+            await self._store_chunk(chunk, is_repeated=True, place=noted, refused=refused)
             offsets |= chunk.next_offsets
 
     async def _chunks(self, part: LogRange, offsets: Mapping[str, int]) -> AsyncIterator[Chunk]:
@@ -187,7 +198,10 @@ class _Doing:
             else:
                 return
 
-    async def _store_chunk(self, chunk: Chunk, *, is_repeated: bool, place: Mapping[str, object]) -> None:
+    async def _store_chunk(
+        self, chunk: Chunk, *, is_repeated: bool, place: Mapping[str, object], refused: Refused
+    ) -> bool:
+        """Whether anything was new, or may have been."""
         tried = Counter[str]()
 
         async def attempt() -> ChunkReport:
@@ -198,25 +212,35 @@ class _Doing:
 
         try:
             report = await self._patiently(attempt)
-        except RefusedByDatabase:
+        except RefusedByDatabase as error:
             if len(chunk.arrivals) == 1:
+                failure = failure_of(chunk.arrivals[0], str(error))
+                refused.take((failure.topic, failure.offset), failure)
                 self._teller.counted({"records": 1, "refused": 1})
-                return
-            for half in chunk.halves():
-                await self._store_chunk(half, is_repeated=is_repeated, place=place)
-            return
+                return False
+            halves = [
+                await self._store_chunk(half, is_repeated=is_repeated, place=place, refused=refused)
+                for half in chunk.halves()
+            ]
+            return any(halves)
         await self._publish(report.records, report.conversions)
         self._teller.counted({"records": len(chunk.arrivals), **report.counts})
+        return report.is_stored
 
     # Journeys
 
     async def compute_journeys(self, partition: int) -> None:
         """In the order of keys, from where a run before us has come to."""
         noted = await self._patiently(lambda: self._store.read_place(partition))
-        if noted.get("phase") == "done":
-            return
         after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
-        read_to = {"offsets": noted.get("offsets", {})}
+        is_done = noted.get("phase") == "done"
+        refused = Refused(_CONVERSIONS, partition, self._teller)
+        if noted.get(_CONVERSIONS) and (is_done or after):  # else all are computed, and they among them
+            await self._compute_refused(partition, noted, refused)
+        if is_done:
+            return
+        read_to = {"offsets": {}, **{name: noted[name] for name in ("offsets", _RECORDS) if name in noted}}
+        done = conversions_done({partition: noted})
         job = self._job
         wanted = Wanted(frozenset(job.users), job.start, job.end, partition, self._scope.names.partitions)
         stored = StoredConversions(self._store, wanted, self._patiently)
@@ -224,18 +248,35 @@ class _Doing:
             first, last = batch[0].place, batch[-1].place
             is_repeated = repeated_to is not None and first <= repeated_to
             computed_to = max(last, repeated_to or last)
-            place = {**read_to, "phase": "journeys", "after": after and list(after), "computed_to": list(computed_to)}
+            reached = {"after": after and list(after), "computed_to": list(computed_to), "conversions": done}
+            place = {**read_to, "phase": "journeys", **reached}
             await self._compute(
                 [Named(each.place.conv_id, each.click_id) for each in batch],
                 partition,
                 is_repeated=is_repeated,
-                place=place,
+                place=refused.noted_in(place),
+                refused=refused,
             )
             after = last
-        await self._note(partition, {**read_to, "phase": "done"})
+            done += len(batch)
+        await self._note(partition, refused.noted_in({**read_to, "phase": "done", "conversions": done}))
+
+    async def _compute_refused(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
+        """Just those conversions that a run before us could not write."""
+        named = [Named(*ids) for ids in _ids(noted[_CONVERSIONS])]
+        for start in range(0, len(named), self._job.batch_size):
+            batch = named[start : start + self._job.batch_size]
+            await self._compute(batch, partition, is_repeated=True, place=noted, refused=refused)
+        await self._note(partition, refused.noted_in(noted))
 
     async def _compute(
-        self, batch: Sequence[Named], partition: int, *, is_repeated: bool, place: Mapping[str, object]
+        self,
+        batch: Sequence[Named],
+        partition: int,
+        *,
+        is_repeated: bool,
+        place: Mapping[str, object],
+        refused: Refused,
     ) -> None:
         tried = Counter[str]()
 
@@ -247,11 +288,11 @@ class _Doing:
             report = await self._patiently(attempt)
         except RefusedByDatabase as error:
             if len(batch) == 1:
-                self._teller.failed(batch[0].conv_id, str(error))
+                refused.take(batch[0], Failure(*batch[0], "", partition, 0, str(error)))
                 return
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
-                await self._compute(half, partition, is_repeated=is_repeated, place=place)
+                await self._compute(half, partition, is_repeated=is_repeated, place=place, refused=refused)
             return
         # What a try before this one may have written stands right now.
         is_certain = tried["tries"] == 1 and not is_repeated
@@ -277,8 +318,47 @@ class _Doing:
         await self._patiently(lambda: self._store.note_place(partition, place))
 
 
+# How far has a run come? For whoever shows what is left.
+
+
+def records_left(ranges: Sequence[LogRange], places: Mapping[int, Mapping[str, object]]) -> int:
+    left = 0
+    for part in ranges:
+        place = places.get(part.partition, {})
+        rest = LogRange(part.partition, _later(part.starts, _offsets(place.get("offsets"))), part.ends)
+        left += rest.records + len(_pairs(place.get(_RECORDS)))
+    return left
+
+
+def conversions_done(places: Mapping[int, Mapping[str, object]]) -> int:
+    """But for those that are to be tried again."""
+    return sum(
+        int(str(place.get("conversions", 0))) - len(_ids(place.get(_CONVERSIONS)))
+        for place in places.values()
+        if place.get("after") or place.get("phase") == "done"  # else it begins anew
+    )
+
+
 def _offsets(noted: object) -> dict[str, int]:
     return {str(topic): int(offset) for topic, offset in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _ahead_of(noted: Mapping[str, object]) -> dict[str, object]:
+    """What the next round had done already. It stands where all records that have come since tell of nothing new, as
+    those do that another partition's facts have sent on."""
+    phase = noted.get("next") if noted.get("phase") == "facts" else noted.get("phase")
+    if phase != "done" and "after" not in noted:
+        return {}
+    names = ("after", "conversions", _CONVERSIONS)
+    return {"next": phase, **{name: noted[name] for name in names if name in noted}}
+
+
+def _pairs(noted: object) -> Sequence[tuple[str, int]]:
+    return [(str(name), int(number)) for name, number in noted] if isinstance(noted, list) else []
+
+
+def _ids(noted: object) -> Sequence[tuple[int, int]]:
+    return [(int(one), int(other)) for one, other in noted] if isinstance(noted, list) else []
 
 
 def _later(offsets: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:

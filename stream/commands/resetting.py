@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.structs import TopicPartition
 
-from stream.agents.topic_names import planned_counts, planned_topics
+from stream.agents.topic_names import planned_counts, planned_topics, topic_names
 from stream.clock import unix_now
-from stream.commands.log_access import writing
+from stream.commands.log_access import broker_errors, first_left, reading_log, writing
 from stream.commands.republishing import publish_results_again
 from stream.commands.standing import GONE_STATES, HOURS_SOURCES, SOURCES, read_group
 from stream.commands.topics import apply_topics, connected_admin
 from stream.config import Settings
 from stream.core.errors import StartRefused, StreamError
 from stream.core.progress import PartitionProgress
+from stream.engine.topic_ids import read_topic_ids
 from stream.topics import JOURNEYS_STATE, changelog_name, hours_group_id
 from stream.wire.outgoing import OutgoingRecord
 from tables.sql.database import Database, open_database
 from tables.sql.facts import HOURS_GROUP, JOURNEYS_GROUP, list_progress, reset_progress
+from tables.sql.replay_runs import forget_places
 
 TOPIC_GONE_LIMIT_S = 30
 LEAVE_LIMIT_S = 13  # sessions end after 10
@@ -93,14 +96,43 @@ async def reset_to_log_start(settings: Settings) -> None:
         await _make_changelog_anew(settings, admin)
         database = open_database(settings.database_url)
         try:
-            for topic_group in (JOURNEYS_GROUP, HOURS_GROUP):
-                await reset_progress(database, now=int(unix_now()), topic_group=topic_group)
+            lost = await _lost_history(settings, await list_progress(database))
+            await reset_progress(database, now=int(unix_now()), topic_group=JOURNEYS_GROUP, history_from=lost)
+            await reset_progress(database, now=int(unix_now()), topic_group=HOURS_GROUP)
+            async with database.transaction() as connection:
+                await forget_places(connection)
             await _begin_epochs(settings, database)
             await publish_results_again(settings, database)
         finally:
             await database.close()
         for group_id in _group_ids(settings):
             await _delete_group(group_id, admin)
+
+
+async def _lost_history(settings: Settings, rows: Sequence[PartitionProgress]) -> int:
+    """From when on the log has what SQL had not read before records were removed; 0: it had read all of those.
+
+    Only here are log and offsets side by side: the reset forgets the offsets, and nobody could tell afterwards.
+    """
+    names = topic_names(settings)
+    topics = (names.clicks, names.conversions)
+    async with reading_log(settings) as consumer:
+        with broker_errors(settings):
+            topic_ids = await read_topic_ids(consumer._client, list(topics))
+            read_to = {
+                TopicPartition(topic, row.partition): _read_to(row, topic, topic_ids[topic])
+                for row in rows
+                if row.partition < names.partitions and (row.partition_count or not row.epoch)  # else reset before
+                for topic in topics
+            }
+            begins = await consumer.beginning_offsets(list(read_to)) if read_to else {}
+            lost = [place for place, offset in read_to.items() if begins[place] > offset]
+            return max((await first_left(consumer, lost)).values(), default=0)
+
+
+def _read_to(row: PartitionProgress, topic: str, topic_id: str) -> int:
+    """0 also for a topic that was made anew: of its records none was read."""
+    return row.next_offsets.get(topic, 0) if row.topic_ids.get(topic) in (None, "", topic_id) else 0
 
 
 async def _make_changelog_anew(settings: Settings, admin: AIOKafkaAdminClient) -> None:

@@ -78,8 +78,6 @@ async def verify(settings: Settings, database: Database, wish: Wish, *, is_json:
         _conclude(found, telling)
     if is_json:
         click.echo(json.dumps(_as_json(wish, found)))
-    for conv_id, reason in sorted(telling.errors.items()):
-        click.echo(f"conversion {conv_id}: {escaped(reason)}", err=True)
     if found.differences:
         raise VerifyFailed(
             "SQL is not what the log gives",

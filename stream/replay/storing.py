@@ -50,6 +50,7 @@ class ChunkReport:
     records: Sequence[OutgoingRecord] = ()
     conversions: Sequence[int] = ()  # conv_ids of those that were computed
     counts: Counter[str] = field(default_factory=Counter)
+    is_stored: bool = False  # else all of it stood there already
 
 
 async def store_chunk(
@@ -75,6 +76,7 @@ async def store_chunk(
             await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
         await _note_changes(transaction, row, folded, clicks)
         await transaction.note_place(chunk.partition, place)
+    report.is_stored = True
     report.counts.update(
         new_clicks=folded.counts["clicks.new"],
         new_conversions=folded.counts["conversions.new"],

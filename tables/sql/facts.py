@@ -119,10 +119,12 @@ class SqlFactStore:
             return await progress_rows.read_progress(connection, self._writing.topic_group)
 
 
-async def reset_progress(database: Database, *, now: int, topic_group: str = JOURNEYS_GROUP) -> None:
+async def reset_progress(
+    database: Database, *, now: int, topic_group: str = JOURNEYS_GROUP, history_from: int = 0
+) -> None:
     """For `progress reset --to-log-start`: no worker may be alive, and one that is will be fenced."""
     async with database.transaction() as connection:
-        await progress_rows.reset_progress(connection, topic_group, now=now)
+        await progress_rows.reset_progress(connection, topic_group, now=now, history_from=history_from)
 
 
 async def list_progress(database: Database, *, topic_group: str = JOURNEYS_GROUP) -> Sequence[PartitionProgress]:

@@ -154,15 +154,15 @@ async def store_taking_over(connection: Connection, topic_group: str, taken: Par
     )
 
 
-async def reset_progress(connection: Connection, topic_group: str, *, now: int) -> None:
+async def reset_progress(connection: Connection, topic_group: str, *, now: int, history_from: int = 0) -> None:
     """Back to the log's start: every owner is shut out, and the next one takes over its own topics and partitions.
 
     Keys may move to other partitions then, so each row remembers the newest conversion of all of them, and where the
-    history of the least complete one begins.
+    history of the least complete one begins. `history_from`: where that of the log begins, if SQL lacks what is gone.
     """
     rows = await read_progress(connection, topic_group)
     newest = max((row.newest_conversion for row in rows), default=0)
-    history_from = max((row.history_from for row in rows), default=0)
+    history_from = max([history_from, *(row.history_from for row in rows)])
     await connection.run(
         f"UPDATE `{_RELATION}` SET epoch = epoch + 1, owner = '', partition_count = 0, next_offsets = ?,"
         " topic_ids = ?, watermark = 0, newest_conversion = ?, history_from = ?, unsettled_keys = NULL, drained_at = 0,"

@@ -22,6 +22,7 @@ from tables.sql.toggles import with_shown_touches
 _JOURNEYS = "202_stream_journeys"
 _TOUCHPOINTS = "202_conversion_touchpoints"
 _PLACES = "202_stream_run_places"
+_AFTER_ALL = 2**32  # more than the column holds
 
 _COLUMNS = f"SELECT user_id, campaign_id, journey_visitor_id, conv_time, conv_id, click_id FROM `{_JOURNEYS}`"
 
@@ -189,6 +190,13 @@ class SqlReplayStore:
         return found
 
 
+async def read_places(database: Database, run_id: int) -> Mapping[int, Mapping[str, object]]:
+    """By partition, of those that the run has begun."""
+    async with database.reading() as connection:
+        rows = await connection.fetch(f"SELECT partition_id, place FROM `{_PLACES}` WHERE run_id = ?", [run_id])
+    return {partition: _decode_place(text) for partition, text in rows}
+
+
 async def write_place(connection: Connection, run_id: int, partition: int, place: Mapping[str, object]) -> None:
     text = orjson.dumps(place).decode()
     matched = await connection.run(
@@ -210,8 +218,11 @@ async def forget_computed(connection: Connection, partitions: Collection[int]) -
     )
     for run_id, partition, text in rows:
         place = _decode_place(text)
-        if place.pop("after", None) is not None or place.get("phase") == "done":
-            await write_place(connection, run_id, partition, {**place, "phase": "journeys"})
+        # In a round before it, "next" says what becomes of it if that round finds nothing new.
+        ahead = [place.pop("after", None), place.pop("next", None)]
+        if any(ahead) or place.get("phase") == "done":
+            phase = "facts" if place.get("phase") == "facts" else "journeys"
+            await write_place(connection, run_id, partition, {**place, "phase": phase})
 
 
 _PAGE = f"{_COLUMNS} WHERE user_id = ? AND campaign_id = ?"
@@ -252,16 +263,16 @@ async def count_conversions(database: Database, users: Sequence[int], *, start: 
 
 
 async def missing_clicks(
-    database: Database, users: Sequence[int], *, start: int, end: int, before: int
+    database: Database, users: Sequence[int], *, start: int, end: int, before: int | None
 ) -> Mapping[int, int]:
-    """Converting clicks from before `before` that nobody has stored, and their times, as conversions in [start, end]
-    tell of them."""
+    """Converting clicks from before `before`, or of any time, that nobody has stored, and their times, as conversions
+    in [start, end] tell of them."""
     of_users = f" AND user_id IN ({whole_list(users)})" if users else ""
     async with database.reading() as connection:
         rows = await connection.fetch(
             f"SELECT click_id, MIN(click_time) FROM `{_JOURNEYS}` WHERE conv_time BETWEEN ? AND ? AND click_unknown = 1"
             f" AND click_time < ?{of_users} GROUP BY click_id",
-            [start, end, before],
+            [start, end, _AFTER_ALL if before is None else before],
         )
     return {click_id: int(click_time) for click_id, click_time in rows}
 

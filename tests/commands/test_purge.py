@@ -21,6 +21,9 @@ from tests.support.rows import query
 
 ALL = ("--start", "0", "--end", "4294967295")
 SITE = "a" * 40
+COMMAND_LINE = "9c1185a5c5e9fc54612808977ee8f548b2258d31"  # Prosper202's own seed where no web server calls it
+SEEDS = ("", SITE, COMMAND_LINE)
+FORMS = 1 + len(SEEDS)  # the documented key, and one for each seed
 
 
 def url_of(env: Environment) -> str:
@@ -61,21 +64,21 @@ def as_published(*journeys: Journey, version: int = 2) -> list[tuple[int, int, b
     return [(each.conversion.conv_id, version, True, [each.conversion.click_id]) for each in journeys]
 
 
-async def cached(installation: Installation, *conv_ids: int) -> list[bool]:
+async def cached(env: Environment, *conv_ids: int) -> list[bool]:
     """For every form of every key."""
-    host, _, port = installation.env["TOUCHSTREAM_MEMCACHED"].rpartition(":")
+    host, _, port = env["TOUCHSTREAM_MEMCACHED"].rpartition(":")
     client = aiomcache.Client(host, int(port))
-    keys = [key for conv_id in conv_ids for key in journey_keys(conv_id, ["", SITE])]
+    keys = [key for conv_id in conv_ids for key in journey_keys(conv_id, SEEDS)]
     found = [await client.get(key) is not None for key in keys]
     await client.close()
     return found
 
 
-async def fill_cache(installation: Installation, *conv_ids: int) -> None:
-    host, _, port = installation.env["TOUCHSTREAM_MEMCACHED"].rpartition(":")
+async def fill_cache(env: Environment, *conv_ids: int) -> None:
+    host, _, port = env["TOUCHSTREAM_MEMCACHED"].rpartition(":")
     client = aiomcache.Client(host, int(port))
     for conv_id in conv_ids:
-        for key in journey_keys(conv_id, ["", SITE]):
+        for key in journey_keys(conv_id, SEEDS):
             await client.set(key, b"x")
     await client.close()
 
@@ -84,7 +87,7 @@ def test_conversions_go_by_id_and_unknown_ids_are_named(with_log: Installation) 
     env = with_log.env
     journeys = uniform(1, 3)
     put(url_of(env), journeys)
-    asyncio.run(fill_cache(with_log, 1, 2, 3))
+    asyncio.run(fill_cache(env, 1, 2, 3))
     done = cli("purge", "--conversion", "2", "--conversion", "77", "--conversion", "1", "--conversion", "2", env=env)
     assert (done.returncode, done.stdout) == (1, "purged: 2 conversions, 4 rows removed, 2 journeys purged\n")
     assert done.stderr.splitlines() == [
@@ -94,7 +97,7 @@ def test_conversions_go_by_id_and_unknown_ids_are_named(with_log: Installation) 
     ]
     assert (shown(env), purged(env)) == ([3], {1: 2, 2: 2})
     assert published(with_log) == as_published(*journeys[:2])
-    assert asyncio.run(cached(with_log, 1, 2, 3)) == [False] * 6 + [True] * 3
+    assert asyncio.run(cached(env, 1, 2, 3)) == [False] * 2 * FORMS + [True] * FORMS
 
 
 def test_a_range_goes_by_account_and_a_second_time_changes_nothing(with_log: Installation) -> None:
@@ -150,11 +153,11 @@ def test_a_purge_killed_behind_its_commit_is_repaired_by_repeating_it(with_log: 
             await database.close()
 
     asyncio.run(killed())
-    asyncio.run(fill_cache(with_log, 1, 2))
+    asyncio.run(fill_cache(env, 1, 2))
     assert published(with_log) == []
     assert "2 conversions, 0 rows removed, 0 journeys purged" in succeed("purge", *ALL, env=env)
     assert published(with_log) == as_published(*journeys)
-    assert not any(asyncio.run(cached(with_log, 1, 2)))
+    assert not any(asyncio.run(cached(env, 1, 2)))
 
 
 def test_a_cache_that_is_away_is_warned_of(with_log: Installation) -> None:
@@ -163,6 +166,29 @@ def test_a_cache_that_is_away_is_warned_of(with_log: Installation) -> None:
     done = cli("purge", *ALL, env=env)
     assert (done.returncode, shown(env)) == (0, [])
     assert done.stderr == "warning: 2 conversions may still have an entry in the cache\n"
+
+
+def test_another_count_of_partitions_than_the_topics_have_is_refused_before_anything_is_locked(
+    with_log: Installation,
+) -> None:
+    """It would lock the rows of other partitions than workers do; those that `put` took are of a log with one."""
+    put(url_of(with_log.env), uniform(1, 2))
+    env = with_log.env | {"TOUCHSTREAM_PARTITIONS": "3"}
+    rows = "SELECT partition_id, epoch FROM `202_stream_progress`"
+    before = query(url_of(env), rows)
+    topics = f'topic "{with_log.topic("clicks")}" has 2 partitions'
+    for options, says, right in (
+        (("purge", *ALL), topics, 2),
+        (("purge", "--conversion", "1"), topics, 2),
+        (("purge", "--disabled"), "the log that workers have read has 1 partitions", 1),
+        (("replay", *ALL), topics, 2),
+    ):
+        done = cli(*options, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        hint = f"set TOUCHSTREAM_PARTITIONS={right} for all commands and workers"
+        assert done.stderr.splitlines() == [f"error: {says}, expected 3", f"hint: {hint}"]
+    assert query(url_of(env), rows) == before
+    assert (shown(env), purged(env)) == ([1, 2], {})
 
 
 def test_explain_says_that_a_journey_is_purged(with_log: Installation) -> None:
@@ -215,8 +241,9 @@ def off(env: Environment, *options: str) -> None:
     succeed("settings", "set", *options, "--multi-touch", "off", env=env)
 
 
-def test_scopes_without_multi_touch_are_told_with_their_counts(env: Environment) -> None:
-    """And need no broker, for no journey changes."""
+def test_scopes_without_multi_touch_are_told_with_their_counts(env: Environment, memcached: str) -> None:
+    """And need no broker, for no journey changes; entries of the cache go."""
+    env |= {"TOUCHSTREAM_MEMCACHED": memcached, "TOUCHSTREAM_MEMCACHED_SITES": SITE}
     put(url_of(env), [*uniform(1, 2), converted(9, BASE + 5 * HOUR), *uniform(1, 3, user_id=8, first_id=101)])
     off(env, "--user", "7", "--scope", "global", "--since", str(BASE + 5 * HOUR))
     off(env, "--user", "8", "--scope", "campaign", "--id", "70", "--since", "5")
@@ -233,13 +260,17 @@ def test_scopes_without_multi_touch_are_told_with_their_counts(env: Environment)
         "user 8, campaign:70: 3 conversions, 1 rows removed",
         "purged of 3 scopes: 4 conversions, 2 rows removed",
     ]
+    asyncio.run(fill_cache(env, 1, 2, 9, 101, 102, 103))
     assert succeed("purge", "--disabled", "--user", "7", env=env).splitlines() == [
         lines[0],
         "purged of 1 scopes: 1 conversions, 1 rows removed",
     ]
+    assert asyncio.run(cached(env, 9, 101)) == [False] * FORMS + [True] * FORMS
     again = [line.replace("1 rows", "0 rows").replace("2 rows", "1 rows") for line in lines]
     again[2] = lines[2]
     assert succeed("purge", "--disabled", env=env).splitlines() == again
+    assert asyncio.run(cached(env, 1, 2)) == [True] * 2 * FORMS
+    assert not any(asyncio.run(cached(env, 9, 101, 102, 103)))
     answer: dict[str, Any] = json.loads(succeed("purge", "--disabled", "--json", env=env))
     assert answer["scopes"][2] == {
         "user_id": 8,

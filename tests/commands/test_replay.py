@@ -1,7 +1,13 @@
 """`replay` asked for what cannot be, or away from its servers: what does it say, and with which exit code?"""
 
 import asyncio
+import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +21,16 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 
-from stream.commands.replay_work import Job, Teller, work
+from stream.commands.replay_refused import Teller
+from stream.commands.replay_work import Job, work
 from stream.config import read_settings
 from stream.core.errors import StreamError
 from stream.core.keys import partition_of
 from tests.faults.events import CAMPAIGN, HOUR, USER, click, conversion
 from tests.faults.installation import Installation
-from tests.support.processes import Environment, cli, succeed
+from tests.support.processes import PRODUCT, Environment, cli, succeed
 from tests.support.rebuilds import execute
-from tests.support.rows import query
+from tests.support.rows import difference, query, read_touchpoints
 from tests.support.traffic import DAY, Sent
 
 TABLES = ("202_stream_clicks", "202_stream_journeys", "202_stream_progress", "202_stream_runs", "202_stream_run_places")
@@ -77,7 +84,7 @@ def test_what_cannot_be_is_wrong_usage(sqlite_env: Environment, options: tuple[s
 
 
 def test_a_finished_replay_cannot_be_resumed(sqlite_env: Environment) -> None:
-    put_run(sqlite_env["TOUCHSTREAM_DATABASE_URL"], state="finished", lease_until=1)
+    put_finished_run(sqlite_env["TOUCHSTREAM_DATABASE_URL"])
     assert "has finished" in refused("--resume", "1", env=sqlite_env, code=2)
 
 
@@ -90,12 +97,12 @@ def test_an_absent_database_is_named(sqlite_env: Environment) -> None:
     assert "127.0.0.1" in refused(env=env, code=1)
 
 
-def put_run(url: str, *, state: str, lease_until: int, start: int = 5, end: int = 9) -> None:
-    arguments = json.dumps({"users": [], "start": start, "end": end, "allow_incomplete": False})
+def put_finished_run(url: str) -> None:
+    arguments = json.dumps({"users": [], "start": 5, "end": 9, "allow_incomplete": False})
     execute(
         url,
         "INSERT INTO `202_stream_runs` (kind, user_id, range_start, range_end, state, owner, lease_until, arguments,"
-        f" started_at) VALUES ('replay', 0, {start}, {end}, '{state}', 'somebody', {lease_until}, '{arguments}', 1)",
+        f" started_at) VALUES ('replay', 0, 5, 9, 'finished', 'somebody', 1, '{arguments}', 1)",
     )
 
 
@@ -128,7 +135,9 @@ def test_start_and_end_are_both_included(installation: Installation) -> None:
 
 def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installation: Installation) -> None:
     start, end = installation.now - 2 * DAY, installation.now
-    put_run(installation.database_url, state="running", lease_until=int(time.time()) + 60, start=start, end=end)
+    succeed("replay", *lately(installation), env=installation.env)
+    at_work = f"state = 'running', owner = 'somebody', lease_until = {int(time.time()) + 60}"
+    execute(installation.database_url, f"UPDATE `202_stream_runs` SET {at_work}")
     said = refused(*lately(installation), env=installation.env, code=1)
     assert "replay 1 of this range is at work (somebody)" in said
     assert "hint: wait for its end" in said
@@ -140,6 +149,125 @@ def test_the_same_replay_twice_at_once_is_refused_and_another_is_not(installatio
     states = query(installation.database_url, "SELECT run_id, state FROM `202_stream_runs` ORDER BY run_id")
     assert states == [(1, "finished"), (2, "finished")]
     assert query(installation.database_url, "SELECT * FROM `202_stream_run_places`") == []
+
+
+def on_terminal(*options: str, env: Mapping[str, str]) -> tuple[str, str]:
+    """STDOUT, which is none, and what was drawn on STDERR, without its colours."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with subprocess.Popen(
+        [sys.executable, "-m", PRODUCT, "replay", *options],
+        env={**env, "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 65536):
+                drawn += more
+        assert process.stdout is not None
+        said = process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0, drawn.decode()
+    return said, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+
+
+def test_on_a_terminal_a_bar_shows_rate_and_time_left_also_of_what_goes_on(installation: Installation) -> None:
+    """On STDOUT the same plain lines as without."""
+    said, drawn = on_terminal(*lately(installation), env=installation.env)
+    plain = cli("replay", *lately(installation), env=installation.env)
+    assert plain.stderr == ""
+    assert [line.split()[0] for line in said.splitlines()] == ["replay", "log:", "Processed"]
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == ["replay", "log:", "Processed"]
+    for done in ("records .* 29/29", "conversions .* 1/1"):
+        assert re.search(rf"{done} [0-9,]+/s 0:00:00", drawn), drawn
+    place = {"phase": "facts", "offsets": {installation.topic("clicks"): 20}}
+    execute(installation.database_url, "UPDATE `202_stream_runs` SET state = 'failed'")
+    execute(
+        installation.database_url,
+        "INSERT INTO `202_stream_run_places` (run_id, partition_id, place)"
+        f" VALUES (2, {partition_of_clicks(installation)}, '{json.dumps(place)}')",
+    )
+    said, drawn = on_terminal(*lately(installation), env=installation.env)
+    assert "going on with replay 2" in drawn
+    assert re.search("records .* 9/9 [0-9,]+/s 0:00:00", drawn), drawn
+
+
+def refuse(url: str, relation: str, column: str, number: int) -> None:
+    execute(
+        url,
+        f"CREATE TRIGGER refused_{column} BEFORE INSERT ON `{relation}` WHEN NEW.{column} = {number}"
+        " BEGIN SELECT RAISE(ABORT, 'no such row here'); END",
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_the_database_refuses_is_named_and_the_same_command_tries_just_that_again(
+    installation: Installation, workers: str
+) -> None:
+    env, partition = installation.env, partition_of_clicks(installation)
+    refuse(installation.database_url, "202_stream_clicks", "click_id", 20)
+    refuse(installation.database_url, "202_stream_journeys", "conv_id", 1)
+    said = cli("replay", *lately(installation), "--workers", workers, "--json", env=env)
+    told = json.loads(said.stdout)
+    assert (said.returncode, told["ok"], told["refused"], told["new_clicks"]) == (1, False, 2, 27)
+    assert [each["conv_id"] for each in told["errors"]] == [1]
+    assert "no such row here" in told["errors"][0]["error"]
+    (refused_click,) = told["refused_clicks"]
+    assert refused_click.pop("error")
+    topic = installation.topic("clicks")
+    assert refused_click == {"click_id": 20, "topic": topic, "partition": partition, "offset": 19}
+    lines = said.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["click 20", "conversion 1", "error", "hint"]
+    assert lines[0].endswith(f"({topic} partition {partition} offset 19)")
+    assert lines[2] == "error: 1 conversions and 1 clicks failed"
+    states = "SELECT state, error FROM `202_stream_runs`"
+    assert query(installation.database_url, states) == [("failed", "1 conversions and 1 clicks failed")]
+    for column in ("click_id", "conv_id"):
+        execute(installation.database_url, f"DROP TRIGGER refused_{column}")
+    said = cli("replay", *lately(installation), "--workers", workers, "--json", env=env)
+    told = json.loads(said.stdout)
+    assert (said.returncode, said.stderr) == (0, "going on with replay 1, which was broken off\n")
+    assert (told["records"], told["new_clicks"], told["new_conversions"], told["refused_clicks"]) == (2, 1, 1, [])
+    assert query(installation.database_url, states) == [("finished", None)]
+    touches = query(installation.database_url, "SELECT COUNT(*) FROM `202_conversion_touchpoints`")
+    assert touches == [(25,)]
+
+
+def test_a_replay_that_was_broken_off_does_not_go_on_in_topics_that_were_made_anew(installation: Installation) -> None:
+    env, at = installation.env, installation.now - DAY
+    refuse(installation.database_url, "202_stream_journeys", "conv_id", 1)
+    assert cli("replay", *lately(installation), env=env).returncode == 1
+    execute(installation.database_url, "DROP TRIGGER refused_conv_id")
+    delete_topics(installation, "clicks", "conversions")
+    succeed("topics", "apply", env=env)
+    others = [*(click(number, at) for number in range(101, 111)), conversion(2, 110, at)]
+    installation.send(others)
+    said = refused("--resume", "1", env=env, code=1)
+    assert "replay 1 has read another log" in said
+    assert "hint: give its users and its range" in said
+    told = json.loads(succeed("replay", *lately(installation), "--json", env=env))
+    assert (told["run_id"], told["records"], told["new_clicks"], told["new_conversions"]) == (2, 11, 10, 1)
+
+
+def delete_topics(installation: Installation, *names: str) -> None:
+    topics = {installation.topic(name) for name in names}
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
+        await admin.start()
+        try:
+            await admin.delete_topics(sorted(topics))
+            async with asyncio.timeout(30):
+                while topics & {*await admin.list_topics()}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)  # a topic is gone a moment after it was deleted
+        finally:
+            await admin.close()
+
+    asyncio.run(delete())
 
 
 # A log whose beginning is gone
@@ -184,23 +312,38 @@ def test_a_log_that_lost_its_beginning_unread_is_refused_unless_that_is_allowed(
     assert incomplete(installation) == [(1, 1)]
 
 
+RESET = ("progress", "reset", "--to-log-start", "--yes")
+
+
 def test_a_log_that_lost_what_a_worker_had_stored_is_enough(installation: Installation) -> None:
+    """Also after a reset, whichever it is."""
     with installation.worker() as worker:
         installation.wait_drained()
         assert worker.stop() == 0
     remove_records(installation, 20)
+    for _ in range(2):
+        succeed(*RESET, env=installation.env)
     execute(installation.database_url, "DELETE FROM `202_conversion_touchpoints`")
     told = json.loads(succeed("replay", *lately(installation), "--json", env=installation.env))
     assert (told["new_clicks"], told["touchpoints"], told["written"]) == (0, 25, 1)
     assert incomplete(installation) == [(1, 0)]
 
 
-def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation) -> None:
+@pytest.mark.parametrize("resets", [0, 2])
+def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation, resets: int) -> None:
+    """A reset is the way out for the worker, and then it flags what may lack history, too."""
     with installation.worker() as worker:
         installation.wait_drained()
         assert worker.stop() == 0
     installation.send([click(number, installation.now - 100 + number) for number in range(100, 110)])
     remove_records(installation, 33)
+    for _ in range(resets):
+        succeed(*RESET, env=installation.env)
+    if resets:
+        with installation.worker() as worker:
+            installation.wait_drained()
+            assert worker.stop() == 0
+        assert incomplete(installation) == [(1, 1)]
     assert "are missing" in refused(*lately(installation), env=installation.env, code=1)
     succeed("replay", *lately(installation), "--allow-incomplete", env=installation.env)
     assert incomplete(installation) == [(1, 1)], "newer clicks than its 25 touches may be among what is gone"
@@ -308,7 +451,13 @@ def test_a_converting_click_from_before_the_range_that_is_read_is_found(
 def test_an_account_that_only_the_log_knows_is_replayed(installation: Installation) -> None:
     lines = succeed("replay", *lately(installation), "--user", "1", "--dry-run", env=installation.env)
     assert "0 stored conversions to compute and those that the records add" in lines
+    # A click of somebody else's converts, and lies in a time that was read already, for this account alone.
+    at = installation.now - DAY
+    others = [click(number, at - HOUR, user_id=2) for number in (500, 501)]
+    installation.send([*others, conversion(2, 500, at)])
     told = json.loads(succeed("replay", *lately(installation), "--user", "1", "--json", env=installation.env))
-    assert (told["new_clicks"], told["new_conversions"], told["touchpoints"]) == (28, 1, 25)
+    assert (told["new_clicks"], told["new_conversions"], told["touchpoints"]) == (28 + 1, 2, 25 + 26)
+    assert query(installation.database_url, "SELECT SUM(click_unknown) FROM `202_stream_journeys`") == [(0,)]
+    assert difference(installation.expected().touchpoints, read_touchpoints(installation.database_url)) == ""
     said = refused(*lately(installation), "--user", "1", "--user", "77", env=installation.env, code=2)
     assert "unknown user 77: neither users, clicks, conversions nor models name it, nor does the log" in said

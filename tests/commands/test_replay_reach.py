@@ -20,7 +20,7 @@ def row(*, epoch: int = 1, partitions: int = 1, **next_offsets: int) -> Partitio
         (row(clicks=19, conversions=7), True),
         (row(clicks=20, conversions=6), True),
         (row(), True),  # taken, and nothing of it was stored before it was gone
-        (row(epoch=2, partitions=0), False),  # reset: what stands in SQL stays
+        (row(epoch=2, partitions=0), False),  # reset, which notes itself what was lost
         (row(epoch=0, partitions=0), True),
     ],
 )

@@ -10,9 +10,10 @@ from aiokafka.structs import ConsumerRecord
 
 from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
-from stream.commands import replay_work
-from stream.commands.replay_work import Job, Teller, work_on
-from stream.core.errors import Unavailable
+from stream.commands import replay_refused, replay_work
+from stream.commands.replay_refused import Failure, Teller
+from stream.commands.replay_work import Job, work_on
+from stream.core.errors import StreamError, Unavailable
 from stream.engine.alignment import PartitionIntake
 from stream.engine.chunk import Chunk
 from stream.replay.log_range import LogRange
@@ -96,11 +97,25 @@ class Cache(JourneyCache):
         return 0
 
 
+class Telling(Teller):
+    """What was refused, conversions and clicks, in the order in which it was told."""
+
+    def __init__(self) -> None:
+        self.conversions: list[int] = []
+        self.clicks: list[tuple[int, str, int]] = []
+
+    def failed(self, failure: Failure) -> None:
+        if failure.conv_id:
+            self.conversions.append(failure.conv_id)
+        else:
+            self.clicks.append((failure.click_id, failure.topic, failure.offset))
+
+
 class Desk:
     """A run of all conversions from AT on, on a database of its own."""
 
     def __init__(self, database: Database) -> None:
-        self.log, self.sender, self.cache = Log(), Sender(), Cache()
+        self.log, self.sender, self.cache, self.telling = Log(), Sender(), Cache(), Telling()
         self._database = database
         writes = Writing(owner="replay", writes_conversion_logs=True, clock=lambda: AT)
         self.store = SqlReplayStore(database, writes, run_id=RUN)
@@ -116,7 +131,7 @@ class Desk:
             store=self.store,
             writer=self.sender,
             cache=self.cache,
-            teller=Teller(),
+            teller=self.telling,
         )
 
     async def both(self) -> None:
@@ -131,6 +146,23 @@ class Desk:
     async def purge(self, *conv_ids: int) -> None:
         meant = [Meant(number, USER, CAMPAIGN) for number in conv_ids]
         await purge_batch(self._database, meant, look_to_purge(), partitions=1, now=AT)
+
+    async def refuse(self, relation: str, column: str, *ids: int) -> None:
+        """Rows of these ids, until `take_all`."""
+        listed = ", ".join(map(str, ids))
+        async with self._database.transaction() as connection:
+            await connection.run(
+                f"CREATE TRIGGER refused_{column} BEFORE INSERT ON `{relation}` WHEN NEW.{column} IN ({listed})"
+                " BEGIN SELECT RAISE(ABORT, 'no such row here'); END"
+            )
+
+    async def take_all(self) -> None:
+        async with self._database.transaction() as connection:
+            for column in ("conv_id", "click_id"):
+                await connection.run(f"DROP TRIGGER IF EXISTS refused_{column}")
+
+    async def place(self) -> Mapping[str, object]:
+        return await self.store.read_place(0)
 
     async def touches(self) -> dict[int, int]:
         """How many touchpoint rows each conversion has."""
@@ -249,12 +281,87 @@ async def test_records_that_came_after_a_replay_was_broken_off_are_read(desk: De
     assert len(desk.log.starts) == 2, "nothing is read twice"
 
 
+async def test_records_that_tell_of_nothing_new_do_not_begin_the_journeys_anew(desk: Desk) -> None:
+    """Such as a replay's own: what the facts of one partition send on to another."""
+    desk.log.append(*events(1, 20))
+    await desk.round(is_facts=True)
+    await desk.broken_off(at=4, is_facts=False, batch_size=4)
+    for computed, repeated in ((8, 3), (0, 5)):
+        desk.sender.sent.clear()
+        desk.log.append(*events(repeated, 2))
+        await desk.both()
+        assert len(desk.sender.sent) == computed
+    await desk.purge(1)
+    desk.log.append(*events(7, 1))
+    await desk.both()
+    assert len(desk.sender.sent) == 20, "what was purged comes back"
+    desk.log.append(*events(21, 1))
+    await desk.both()
+    assert len(desk.sender.sent) == 21
+
+
 async def test_a_log_that_was_cut_behind_the_noted_place_is_read_from_where_it_begins(desk: Desk) -> None:
     desk.log.append(*events(1, 20))
     desk.log.size = 10
     await desk.broken_off(at=1, is_facts=True)
     await desk.round(is_facts=True, starts={"clicks": 15, "conversions": 12})
     assert desk.log.starts[-1] == {"clicks": 15, "conversions": 12}
+
+
+async def test_a_refused_conversion_is_named_by_each_run_and_tried_again_alone(desk: Desk) -> None:
+    """Also by one that goes on behind it; in the end it is written, and the others are not written once more."""
+    desk.log.append(*events(1, 20))
+    await desk.round(is_facts=True)
+    wanted = await desk.touches()
+    await desk.purge(*range(1, 21))
+    await desk.refuse("202_conversion_touchpoints", "conv_id", 5, 13)
+    await desk.broken_off(at=6, is_facts=False, batch_size=2)
+    assert desk.telling.conversions == [13], "in the order of visitors, as texts"
+    await desk.round(is_facts=False, batch_size=2)
+    assert desk.telling.conversions == [13, 13, 5]
+    assert sorted(wanted.keys() - (await desk.touches()).keys()) == [5, 13]
+    await desk.take_all()
+    desk.sender.sent.clear()
+    await desk.both()
+    assert desk.sender.sent == {5, 13}
+    assert await desk.touches() == wanted
+    assert not {"refused_conversions", "refused_records"} & (await desk.place()).keys()
+
+
+async def test_a_refused_record_is_named_by_each_run_and_read_again_alone(desk: Desk) -> None:
+    desk.log.append(*events(1, 20))
+    await desk.refuse("202_stream_clicks", "click_id", 7)
+    await desk.refuse("202_stream_journeys", "conv_id", 12)
+    for runs in (1, 2):
+        await desk.both()
+        assert (desk.telling.clicks, desk.telling.conversions) == ([(7, "clicks", 6)] * runs, [12] * runs)
+    assert len(await desk.touches()) == 19
+    await desk.take_all()
+    desk.log.starts.clear()
+    desk.sender.sent.clear()
+    await desk.both()
+    assert desk.log.starts == [{"clicks": 6}, {"conversions": 11}]
+    assert desk.sender.sent == {7, 12}
+    assert await desk.touches() == dict.fromkeys(range(1, 21), 1)
+    await desk.both()
+    assert len(desk.log.starts) == 2, "nothing is left to try"
+
+
+async def test_a_database_that_refuses_all_ends_the_run_and_nothing_is_passed_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_refused, "MOST_REFUSED", 5)
+    desk.log.append(*events(1, 20))
+    for is_facts, relation in ((True, "202_stream_journeys"), (False, "202_conversion_touchpoints")):
+        await desk.purge(*range(1, 21))
+        await desk.refuse(relation, "conv_id", *range(1, 21))
+        desk.telling.conversions.clear()
+        with pytest.raises(StreamError, match="refuses more than 5 of its records"):
+            await desk.round(is_facts=is_facts, batch_size=4)
+        assert len(desk.telling.conversions) == 6
+        await desk.take_all()
+        await desk.round(is_facts=is_facts, batch_size=4)
+    assert len(await desk.touches()) == 20
 
 
 def replay_record(sent: Sent, offset: int) -> Any:  # noqa: ANN401 - aiokafka has no types

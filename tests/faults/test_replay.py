@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tests.faults.installation import Installation
 from tests.support.hour_books import disagreement
 from tests.support.hour_oracle import Model, earnings_of, expected_hours
 from tests.support.hour_rows import read_books, read_hours, read_revisions, store_models
-from tests.support.processes import Worker, cli, succeed
+from tests.support.processes import Worker, cli, succeed, wait_for
 from tests.support.rebuilds import execute
 from tests.support.replay_with_faults import EXIT_CODE
 from tests.support.rows import differences, query
@@ -70,10 +71,19 @@ class Replays:
             check=False,
         )
         assert done.returncode == EXIT_CODE, f"{place}: {done.stdout.decode()}{done.stderr.decode()}"
+        self.let_lease_end()
+
+    def let_lease_end(self) -> None:
+        """As if half a minute had gone by since the kill."""
         refused = cli("replay", *self.everything(), env=self.env)
         assert refused.returncode == 1
         assert "is at work" in refused.stderr
-        execute(self.url, "UPDATE `202_stream_runs` SET lease_until = 1")  # as if half a minute had gone by
+        execute(self.url, "UPDATE `202_stream_runs` SET lease_until = 1")
+
+    def computed_in_part(self) -> int:
+        """Partitions whose journeys were begun and are not done."""
+        places = [json.loads(place) for (place,) in query(self.url, "SELECT place FROM `202_stream_run_places`")]
+        return sum(place["phase"] == "journeys" and bool(place.get("after")) for place in places)
 
     def worker(self, **faults: int) -> Worker:
         return self.installation.worker(name="worker", **faults)
@@ -136,12 +146,27 @@ def test_a_lagging_worker_remembers_nothing_wrong_afterwards(install: Install, f
         assert "another owner" not in worker.log_text()
 
 
-def test_a_worker_after_a_replay_without_one(install: Install, fresh_mariadb: str) -> None:
+def test_a_worker_after_a_replay_without_one_that_was_killed_half_way(install: Install, fresh_mariadb: str) -> None:
+    """With both of its processes, in the midst of the journeys; the same command then computes the rest alone."""
     replays = made(install, fresh_mariadb)
     replays.installation.send(traffic(22, 1500, now=replays.installation.now, rates=RATES))
+    replaying = subprocess.Popen(
+        [sys.executable, "-m", "stream", "replay", *replays.everything(), "--workers", "2", "--batch-size", "1"],
+        env=replays.env,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: replays.computed_in_part() == 2, "both processes to be under way", seconds=60)
+    finally:
+        os.killpg(replaying.pid, signal.SIGKILL)
+    assert replaying.wait(10) == -signal.SIGKILL
+    assert replays.computed_in_part() > 0, "it was done before it could be killed"
+    conversions = query(replays.url, "SELECT COUNT(*) FROM `202_stream_journeys`")[0][0]
+    replays.let_lease_end()
     said = replays.replay("--workers", "2")
-    assert said["new_clicks"] > 500
-    assert said["unreadable"] > 0
+    assert said["unreadable"] == said["new_clicks"] == 0, "all facts were stored before"
+    assert 0 < said["conversions"] < conversions
     with replays.worker() as worker:
         replays.drain()
         replays.check()

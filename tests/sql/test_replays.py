@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import pytest
 
 from stream.agents.outputs import TopicNames
+from stream.core.errors import StartRefused
 from stream.core.facts import Journey, Outcome
 from stream.core.keys import partition_of
 from stream.replay.computing import BatchReport, Named, compute_batch
 from stream.replay.storing import Scope
 from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore, Writing, list_progress
+from tables.sql.replay_runs import claim_replay, end_replay
 from tables.sql.replays import InKeyOrder, SqlReplayStore, missing_clicks, raise_history
+from tables.sql.runs import RunState
 from tests.sql.conftest import NOW
 from tests.support.model_rows import empty, fetch, run
 from tests.support.sql_examples import advance, conversion, journey
@@ -164,3 +167,30 @@ async def test_clicks_that_are_missing_are_those_of_the_range_from_before_it(
     assert found == {1: 40}
     assert await missing_clicks(database, (ANY.user_id,), start=500, end=600, before=100) == found
     assert await missing_clicks(database, (ANY.user_id + 1,), start=500, end=600, before=100) == {}
+
+
+async def test_a_run_that_was_broken_off_is_taken_up_within_a_day_or_by_its_number(database: Database) -> None:
+    """And only with the log that it has read."""
+    await run(database, "DELETE FROM `202_stream_runs`")
+    arguments: dict[str, object] = {"start": 5, "end": 9, "topic_ids": {"clicks": "a"}}
+    day = 86_400
+
+    async def claimed(at: int, *, resumed: int | None = None, **others: object) -> tuple[int, bool]:
+        async with database.transaction() as connection:
+            found, is_resumed = await claim_replay(
+                connection, {**arguments, **others}, owner="me", now=at, lease=30, resumed=resumed
+            )
+        async with database.transaction() as connection:
+            await end_replay(connection, found, RunState.FAILED, now=at + 10, error="stopped")
+        return found.run_id, is_resumed
+
+    first, is_resumed = await claimed(NOW)
+    assert not is_resumed
+    assert await claimed(NOW + 9 + day) == (first, True)
+    second, is_resumed = await claimed(NOW + 19 + 2 * day)
+    assert (second != first, is_resumed) == (True, False), "a day after its last sign of life it begins anew"
+    assert await claimed(NOW + 20 * day, resumed=first) == (first, True)
+    other, is_resumed = await claimed(NOW + 20 * day, topic_ids={"clicks": "b"})
+    assert (other not in {first, second}, is_resumed) == (True, False)
+    with pytest.raises(StartRefused, match="has read another log"):
+        await claimed(NOW + 20 * day, topic_ids={"clicks": "b"}, resumed=first)
