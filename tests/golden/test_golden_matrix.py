@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +159,11 @@ class Installation:
             rest.result()
 
     def _ingest_lines(self, lines: Sequence[Line], env: Environment) -> None:
-        files: list[tuple[str, Path]] = [
-            (
-                f"--{topic}",
-                golden.write_lines(self.folder / f"{topic}.jsonl", [each for each in lines if each.topic == topic]),
-            )
-            for topic in ("clicks", "conversions")
-        ]
-        succeed("ingest", *chain.from_iterable(files), env=env)
+        options: list[str | Path] = []
+        for topic in ("clicks", "conversions"):
+            of_topic = [each for each in lines if each.topic == topic]
+            options += [f"--{topic}", golden.write_lines(self.folder / f"{topic}.jsonl", of_topic)]
+        succeed("ingest", *options, env=env)
 
     def _ingest(self, case: Case, vectors: GoldenSet, env: Environment) -> None:
         clicks, conversions = vectors.clicks, vectors.conversions
