@@ -16,6 +16,7 @@ from tests.faults.matrix.results import RESULTS
 from tests.faults.matrix.root_access import root
 from tests.faults.matrix.servers import Servers, Shared, shared_servers
 from tests.support.processes import succeed, wait_for
+from tests.support.rows import query
 
 FULL, BACK = "disk-full", "clock-back"
 DISK_BYTES = 128 * 1024 * 1024
@@ -92,11 +93,20 @@ def set_clock_back(run: Run) -> None:
     run.workforce.hire()
     run.workforce.wait_ready()
     run.wait_progress(0.35)
+    assert _touchpoints_before(run, time.time() - HOUR / 2) == 0
     offset.write_text(f"-{HOUR}\n")
     run.struck()
+    # What the worker writes tells which time it has; nothing else in this run is half an hour old.
+    wait_for(lambda: _touchpoints_before(run, time.time() - HOUR / 2) > 0, "rows that are an hour old")
     time.sleep(SPELL_SECONDS)
     run.healed()
-    run.note("the clock stays an hour back until the end")
+    count = _touchpoints_before(run, time.time() - HOUR / 2)
+    run.note(f"the clock stays an hour back until the end; {count:,} touchpoints bear its time by then")
+
+
+def _touchpoints_before(run: Run, at: float) -> int:
+    text = f"SELECT COUNT(*) FROM `202_conversion_touchpoints` WHERE created_at < {at:.0f}"
+    return int(query(run.installation.database_url, text)[0][0])
 
 
 def upgrade(run: Run) -> None:
