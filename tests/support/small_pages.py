@@ -9,7 +9,7 @@ from stream.__main__ import main
 from stream.commands import purging
 from tables.sql import purge_ranges
 
-PAGE = 5
+PAGE = 2
 
 if __name__ == "__main__":
     modules: tuple[ModuleType, ...] = (purging, purge_ranges)

@@ -12,7 +12,7 @@ from tests.faults.matrix.servers import Provide, Servers, Shared, own
 from tests.support.processes import PRODUCT, wait_for
 
 COMMANDS = "commands"  # among a run's extras: the way by which commands alone come to the database
-DELAY_SECONDS = 0.05  # of each answer
+DELAY_SECONDS = 0.1  # of each answer
 STEPS = 3  # transactions that it has committed since the stroke before
 LIMIT_SECONDS = 300
 RUNS = 60  # of a command that ends because of what struck; each but the first is refused at once, or goes on

@@ -34,7 +34,7 @@ def run_fault(fault: Fault, shared: Shared, *, folder: Path = RESULTS) -> Result
     tally, problem = Tally(), ""
     try:
         with fault.servers(shared) as servers, _database(fault, servers, own) as database_url:
-            settings: dict[str, Any] = {**SETTINGS, "memcached": servers.memcached, **fault.settings}
+            settings: dict[str, Any] = {**SETTINGS, "memcached": servers.memcached}
             installation = Installation(servers.kafka, database_url, own, partitions=fault.partitions, **settings)
             _send_through_proxies(installation, servers)
             runs.append(Run(fault, servers, installation, own))
