@@ -139,7 +139,7 @@ async def _compare(
     async for difference in comparison.differences():
         if found.take(difference):
             telling.say(escaped(str(difference)))
-    found.unverified_conversions = len(computing.unverified)
+    found.unverified_conversions = computing.unverified
     found.outdated_hours = comparison.outdated_hours
 
 
