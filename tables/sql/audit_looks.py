@@ -42,7 +42,7 @@ async def unsaid_notes(connection: Connection, users: Collection[int]) -> AsyncG
             missing = _missing(AuditAction(action), said)
             if missing:
                 text = f"user {user_id}: audit row {audit_id}, {action}: no {', no '.join(missing)}"
-                yield UnsaidNote(text, said.get("source") in _OURS)
+                yield UnsaidNote(text, str(said.get("source")) in _OURS)
         if len(rows) < _PAGE:
             return
         behind = rows[-1][0]

@@ -293,7 +293,7 @@ async def _without_first_letters(installation: Installation, letters: list[Any],
     try:
         for letter in letters[lost:]:
             if letter.key is not None or letter.value is not None:  # what a client refuses to send
-                await producer.send_and_wait(name, letter.value, letter.key, 0, headers=letter.headers)
+                await producer.send_and_wait(name, letter.value, letter.key, 0, headers=list(letter.headers))
     finally:
         await producer.stop()
 

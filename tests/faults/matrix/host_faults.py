@@ -206,7 +206,13 @@ FAULTS = [
     Fault(
         "data-folder-unwritable", "a worker starts whose data folder cannot be written", refuse_data_folder, rate=150
     ),
-    Fault(BACK, "the wall clock of the worker goes back by an hour", set_clock_back, rate=120),
+    Fault(
+        BACK,
+        "the wall clock of the worker goes back by an hour",
+        set_clock_back,
+        rate=120,
+        drain_seconds=300,  # each look at such a clock reads a file
+    ),
     Fault("schema-behind", "a worker meets the schema of an older release", meet_older_schema, rate=120),
     Fault(
         "upgrade",
