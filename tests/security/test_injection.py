@@ -74,7 +74,7 @@ def _explain(told: "Told") -> None:
         assert told.run(*create, text)[0], text
         done, said = told.run("explain", "1", "--model", text, "--json")
         assert done, said
-        assert [model["slug"] for model in json.loads(said)["credits"]["models"]] == [text]
+        assert [model["slug"] for model in json.loads(said.split("\n")[0])["credits"]["models"]] == [text]
 
 
 def _through_a_worker(installation: Installation, clicks: Path, conversions: Path) -> None:

@@ -220,6 +220,7 @@ FAULTS = [
         " these is made up: there was only one so far",
         roll,
         workers=2,
-        rate=100,
+        events=6000,
+        rate=60,
     ),
 ]
