@@ -111,7 +111,7 @@ def breaks(url: str) -> Iterator[Break]:
         {LOG, TOUCHES},
     )
     # Columns of a click, and a click, that no journey shows.
-    for column in ("click_cpc", "aff_network_id", "click_filtered", "revised_at"):
+    for column in ("click_cpc", "click_filtered"):
         yield Break(
             f"UPDATE `202_stream_clicks` SET {column} = {column} + 1 WHERE click_id = {click_id}",
             f"UPDATE `202_stream_clicks` SET {column} = {column} - 1 WHERE click_id = {click_id}",
