@@ -15,7 +15,7 @@ COMMANDS = "commands"  # among a run's extras: the way by which commands alone c
 DELAY_SECONDS = 0.1  # of each answer
 STEPS = 3  # transactions that it has committed since the stroke before
 LIMIT_SECONDS = 300
-RUNS = 60  # of a command that ends because of what struck; each but the first is refused at once, or goes on
+RUNS = 200  # of a command that ends because of what struck; each but the first is refused at once, or goes on
 
 
 def with_slow_commands(provide: Provide) -> Provide:
