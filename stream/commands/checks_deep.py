@@ -6,10 +6,12 @@ from contextlib import aclosing
 from stream.commands.checkup import Check, Checked, Finding, Part, Surroundings, error, go_through, ok, warning
 from stream.commands.dead_letters import escaped
 from stream.commands.deep import Behind, compare_with_log, wait_for_workers
+from stream.commands.deep_letters import compare_letters
 from stream.commands.deep_outputs import unlike_outputs
 from stream.commands.replay_plan import DAY_SECONDS, Wish
 from stream.commands.showing import utc
 from stream.core.hours import HOUR_SECONDS
+from tables.sql.audit_looks import unsaid_notes
 from tables.sql.connections import Connection
 from tables.sql.deep import (
     Within,
@@ -30,6 +32,7 @@ async def look_deeper(around: Surroundings, wish: Wish, away: Sequence[Checked])
     looks = _Looks(wish)
     checks = (
         Check("log and rows (I1, I6)", "the log, computed anew, gives the rows", looks.at_log, _BOTH),
+        Check("dead letters (I1)", "each record that cannot be read has one", looks.at_letters, _BOTH),
         Check("credits (I2)", "credits of a conversion and model are 1 in all", looks.at_credits, _DATABASE),
         Check("touches (I3)", "clicks that earn belong to the journey", looks.at_touches, _DATABASE),
         Check("totals (I4)", "an hour's totals are those of its conversions", looks.at_totals, _DATABASE),
@@ -51,8 +54,7 @@ class _Looks:
     async def at_log(self, around: Surroundings) -> Finding:
         found = await compare_with_log(around.settings, around.database, self._wish)
         if isinstance(found, Behind):
-            remedy = '"python -m stream status --wait-drained 600" waits; without a worker nothing is to be expected'
-            return warning(f"not compared: workers are {found.records:,} records behind", remedy)
+            return _too_early(found.records)
         details = [escaped(str(each)) for each in found.first]
         if found.differences:
             return error(f"{found.differences:,} rows differ", f"{self._replay}; {self._rebuild}", details)
@@ -64,6 +66,17 @@ class _Looks:
             f"{found.outdated_hours:,} hours are of earlier models or settings" if found.outdated_hours else "",
         ]
         return ok("; ".join(["no row differs", *filter(None, unseen)]))
+
+    async def at_letters(self, around: Surroundings) -> Finding:
+        """Of all accounts and times: what cannot be read belongs to none."""
+        found = await compare_letters(around.settings, most=_MOST_DETAILS)
+        if found.behind:
+            return _too_early(found.behind)
+        if found.missing:
+            remedy = "show the records with a Kafka client and tell us; a worker has passed them and left no trace"
+            return error(f"{found.missing:,} records can neither be read nor have a dead letter", remedy, found.first)
+        lost = f"; {found.lost:,} are older than all letters that Kafka still keeps" if found.lost else ""
+        return ok(f"{found.unreadable - found.lost:,} records cannot be read, each has one{lost}")
 
     async def at_credits(self, around: Surroundings) -> Finding:
         async def wrong(connection: Connection) -> AsyncGenerator[str, None]:
@@ -112,10 +125,26 @@ class _Looks:
         if changed:
             remedy = "another program changed them: look at their values, and set them once by command"
             return error(f"{len(changed):,} were changed after the last change that is noted", remedy, changed)
+        ours = await _lines(around, lambda connection: self._unsaid(connection, is_ours=True))
+        if ours:
+            remedy = "our programs leave none of it out: somebody changed these rows, or this is a defect"
+            return error(f"{_number(ours)} audit rows lack who, whence, before or after", remedy, ours)
+        remedy = "they are older than this installation, or another program made them"
         if found:
-            remedy = "they are older than this installation, or another program made them"
             return warning(f"of {len(found):,} nothing was ever noted", remedy, [each.text for each in found])
-        return ok("the last change of each is noted")
+        if others := await _lines(around, lambda connection: self._unsaid(connection, is_ours=False)):
+            return warning(f"{_number(others)} audit rows lack who, whence, before or after", remedy, others)
+        return ok("the last change of each is noted, each with who, whence, before and after")
+
+    async def _unsaid(self, connection: Connection, *, is_ours: bool) -> AsyncGenerator[str, None]:
+        async for note in unsaid_notes(connection, self._wish.users):
+            if note.is_ours is is_ours:
+                yield note.text
+
+
+def _too_early(behind: int) -> Finding:
+    remedy = '"python -m stream status --wait-drained 600" waits; without a worker nothing is to be expected'
+    return warning(f"not compared: workers are {behind:,} records behind", remedy)
 
 
 async def _found_twice(around: Surroundings, look: Callable[[Connection], AsyncGenerator[str, None]]) -> Sequence[str]:

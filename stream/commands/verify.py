@@ -132,11 +132,12 @@ async def _compare(
         hours=hour_store(settings, database, owner="verify"),
         history_from={row.partition: row.history_from for row in await list_progress(database)},
         partitions=topic_names(settings).partitions,
+        is_log_short=bool(plan.begins_at),
     )
     async for difference in comparison.differences():
         if found.take(difference):
             telling.say(escaped(str(difference)))
-    found.unverified_conversions = len(computing.unverified)
+    found.unverified_conversions = computing.unverified
     found.outdated_hours = comparison.outdated_hours
 
 

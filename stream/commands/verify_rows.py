@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from stream.commands.replay_plan import DAY_SECONDS, Wish
 from stream.commands.showing import utc
+from stream.commands.verify_clicks import ClickComparison
 from stream.commands.verify_scratch import accounts_of, journeys_by_id, whole_hours
 from stream.config import Settings
 from stream.core.facts import Journey
@@ -73,6 +74,7 @@ class Comparison:
         hours: SqlHourStore,
         history_from: dict[int, int],
         partitions: int,
+        is_log_short: bool,
     ) -> None:
         self._wish = wish
         self._installed = installed
@@ -80,12 +82,13 @@ class Comparison:
         self._hours = hours
         self._history_from = history_from  # by partition: before it, SQL itself says, clicks may be missing
         self._partitions = partitions
+        self._is_log_short = is_log_short
         self._lookback = settings.lookback_days * DAY_SECONDS
         self._with_logs = settings.conversion_logs == "own"
         self.outdated_hours = 0  # of other models or settings than those of now: not compared
 
     async def differences(self) -> AsyncIterator[Difference]:
-        """Conversions with their rows first, then hours."""
+        """Conversions with their rows first, then clicks, then hours."""
         accounts = sorted(
             {*await accounts_of(self._computed, self._wish), *await accounts_of(self._installed, self._wish)}
         )
@@ -93,6 +96,15 @@ class Comparison:
             async for difference in self._of_conversions(user_id):
                 yield difference
         async for difference in self._of_stray_rows():
+            yield difference
+        clicks = ClickComparison(
+            wish=self._wish,
+            installed=self._installed,
+            computed=self._computed,
+            history_from=max(self._history_from.values(), default=0),
+            is_log_short=self._is_log_short,
+        )
+        async for difference in clicks.differences():
             yield difference
         for user_id in accounts:
             async for difference in self._of_hours(user_id):

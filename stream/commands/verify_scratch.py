@@ -85,7 +85,7 @@ class Scratch:
         self._writing = Writing(
             owner="verify", writes_conversion_logs=settings.conversion_logs == "own", clock=lambda: int(unix_now())
         )
-        self.unverified: list[int] = []  # conversions of the range that rest on what the log no longer holds
+        self.unverified = 0  # conversions of the range that rest on what the log no longer holds
 
     async def compute(self, telling: Telling) -> None:
         """All facts of the log, of all accounts: a conversion may rest on what another one's log says of its click."""
@@ -144,7 +144,7 @@ class Scratch:
             if self._is_beyond_the_log(journey, ours):
                 copied.append(journey)
                 if self._wish.start <= conversion.conv_time <= self._wish.end:
-                    self.unverified.append(conversion.conv_id)
+                    self.unverified += 1
             elif journey.purged and ours is not None:
                 purged.append(Meant(conversion.conv_id, ours.conversion.user_id, ours.conversion.campaign_id))
         if copied:

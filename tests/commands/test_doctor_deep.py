@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 
 from stream.commands.checkup import Checked, Level
 from stream.commands.doctor import examine
@@ -20,12 +22,13 @@ from tests.support.hour_rows import store_golden_models
 from tests.support.processes import Environment, Worker, cli, environment, remove_topics, succeed, with_own_port
 from tests.support.rebuilds import execute
 from tests.support.rows import query
-from tests.support.traffic import traffic
+from tests.support.traffic import DAY, Rates, traffic
 
 __all__ = ["install"]
 
-LOG, CREDITS, TOUCHES, TOTALS, OUTPUTS, AUDIT = (
+LOG, LETTERS, CREDITS, TOUCHES, TOTALS, OUTPUTS, AUDIT = (
     "log and rows (I1, I6)",
+    "dead letters (I1)",
     "credits (I2)",
     "touches (I3)",
     "totals (I4)",
@@ -105,7 +108,20 @@ def breaks(url: str) -> Iterator[Break]:
     yield Break(
         f"UPDATE `202_stream_clicks` SET campaign_id = campaign_id + 1 WHERE click_id = {click_id}",
         f"UPDATE `202_stream_clicks` SET campaign_id = campaign_id - 1 WHERE click_id = {click_id}",
-        {TOUCHES},
+        {LOG, TOUCHES},
+    )
+    # Columns of a click, and a click, that no journey shows.
+    for column in ("click_cpc", "click_filtered"):
+        yield Break(
+            f"UPDATE `202_stream_clicks` SET {column} = {column} + 1 WHERE click_id = {click_id}",
+            f"UPDATE `202_stream_clicks` SET {column} = {column} - 1 WHERE click_id = {click_id}",
+            {LOG},
+        )
+    ((last,),) = query(url, "SELECT MAX(click_id) FROM `202_stream_clicks`")
+    yield Break(
+        f"UPDATE `202_stream_clicks` SET click_id = click_id + 1 WHERE click_id = {last}",
+        f"UPDATE `202_stream_clicks` SET click_id = click_id - 1 WHERE click_id = {last + 1}",
+        {LOG},
     )
     yield Break(
         f"UPDATE `202_stream_journeys` SET click_payout = click_payout + 1 WHERE conv_id = {conv_id}",
@@ -182,6 +198,104 @@ async def test_what_is_well_and_every_row_that_was_broken_by_hand(installation: 
         await asyncio.to_thread(execute, url, each.undone)
         assert found == each.seen_by, each.done
     assert seen(await examine(settings, EVERYTHING)) == set()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("model_update", "before", Level.ERROR),
+        ("model_update", "after", Level.ERROR),
+        ("model_update", "actor", Level.ERROR),
+        ("model_create", "after", Level.ERROR),
+        ("model_create", "before", Level.OK),
+        ("model_delete", "before", Level.ERROR),
+        ("settings_update", "after", Level.ERROR),
+        ("settings_update", "before", Level.OK),
+        ("model_update", "source", Level.WARNING),  # then it is none of ours
+        ("model_update", "everything", Level.WARNING),
+    ],
+)
+def test_audit_rows_say_who_whence_before_and_after(
+    case: tuple[str, str, Level], kafka: str, fresh_sqlite: str, tmp_path: Path
+) -> None:
+    action, lacks, level = case
+    env = environment(kafka, fresh_sqlite, tmp_path, partitions=1)
+    succeed("db", "upgrade", env=env)
+    row = {"model_name": "Ours"}
+    said = {"actor": "ann", "source": "cli", "before": row, "after": row}
+    nothing: tuple[object, ...] = (None, "", {})
+    for value in nothing:  # each way of saying nothing; of an object it is a row without columns
+        metadata = "NULL" if lacks == "everything" else f"'{json.dumps(said | {lacks: value})}'"
+        columns = "(user_id, model_id, action, metadata, created_at)"
+        execute(fresh_sqlite, f"INSERT INTO `202_attribution_audit` {columns} VALUES (1, 7, '{action}', {metadata}, 9)")
+        done = asyncio.run(examine(Settings.from_env(env), EVERYTHING))
+        (finding,) = [finding for check, finding in done if check.name == AUDIT]
+        assert finding.level is level, finding
+        if level is not Level.OK:
+            assert f"{action}: no {'actor' if lacks == 'everything' else lacks}" in finding.details[0]
+        execute(fresh_sqlite, "DELETE FROM `202_attribution_audit`")
+
+
+def test_clicks_that_the_retention_removed_are_not_missing(install: Any, fresh_mariadb: str) -> None:  # noqa: ANN401
+    installation: Installation = install(fresh_mariadb, partitions=2, fire_interval_seconds="0.3")
+    installation.send(traffic(8, 600, now=installation.now))
+    with installation.worker() as worker:
+        succeed("status", "--wait-drained", "60", env=installation.env)
+        assert worker.stop() == 0
+    settings = Settings.from_env(installation.env)
+    bound = installation.now - 30 * DAY
+    named = "SELECT click_id FROM `202_stream_journeys`"
+    old = f"click_time < {bound} AND click_id NOT IN ({named})"
+    ((number,),) = query(fresh_mariadb, f"SELECT COUNT(*) FROM `202_stream_clicks` WHERE {old}")
+    assert number > 20
+    execute(fresh_mariadb, f"DELETE FROM `202_stream_clicks` WHERE {old}")
+    only_clicks = Wish(users=(), start=0, end=2**31 - 1, is_incomplete_allowed=True)
+    assert LOG in seen(asyncio.run(examine(settings, only_clicks)))
+    execute(fresh_mariadb, f"UPDATE `202_stream_progress` SET history_from = {bound} WHERE topic_group = 'journeys'")
+    assert LOG not in seen(asyncio.run(examine(settings, only_clicks)))
+
+
+def test_a_record_without_its_dead_letter_is_named(install: Any, fresh_mariadb: str) -> None:  # noqa: ANN401
+    """A worker at work has passed it; its letter goes with the records of a topic that is made anew."""
+    installation: Installation = install(fresh_mariadb, partitions=2, fire_interval_seconds="0.3")
+    installation.send(traffic(9, 400, now=installation.now, rates=Rates(broken=0.1)))
+    with installation.worker() as worker:
+        succeed("status", "--wait-drained", "60", env=installation.env)
+        code, checks = deep(installation.env)
+        broken = len(installation.expected().dead_letters)
+        assert (code, checks[LETTERS]["found"]) == (0, f"{broken} records cannot be read, each has one")
+        letters = installation.read("clicks-dead-letters")
+        asyncio.run(_without_first_letters(installation, letters, lost=2))
+        code, checks = deep(installation.env)
+        assert (code, checks[LETTERS]["level"]) == (1, "error")
+        assert checks[LETTERS]["found"] == "2 records can neither be read nor have a dead letter"
+        origins = [dict(letter.headers) for letter in letters[:2]]
+        for origin in origins:
+            place = (
+                f"partition {origin['touchstream-partition'].decode()} offset {origin['touchstream-offset'].decode()}:"
+            )
+            assert any(place in line for line in checks[LETTERS]["details"])
+        assert worker.stop() == 0
+
+
+async def _without_first_letters(installation: Installation, letters: list[Any], *, lost: int) -> None:
+    """The topic anew, with all of them but the first."""
+    name = installation.topic("clicks-dead-letters")
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
+    await admin.start()
+    try:
+        await admin.delete_topics([name])
+    finally:
+        await admin.close()
+    succeed("topics", "apply", env=installation.env)
+    producer = AIOKafkaProducer(bootstrap_servers=installation.kafka)
+    await producer.start()
+    try:
+        for letter in letters[lost:]:
+            if letter.key is not None or letter.value is not None:  # what a client refuses to send
+                await producer.send_and_wait(name, letter.value, letter.key, 0, headers=list(letter.headers))
+    finally:
+        await producer.stop()
 
 
 def deep(env: Environment, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:

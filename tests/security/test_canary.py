@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import pymysql
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
 from click.testing import CliRunner
 
 from stream.__main__ import COMMANDS, quiet_libraries
@@ -167,7 +169,14 @@ def test_all_goes_over_tls_and_passwords_and_nothing_tells_or_stores_them(
         assert done.returncode == 0, done
         assert worker.stop() == 0
         told.append(worker.log_text())
+        records = asyncio.run(all_records(env, f"127.0.0.1:{secured_kafka['client']}"))
     assert any("stream.commands.replay_processes" in line for line in lines)
+    assert b"no event" in records["clicks-dead-letters"], "the dead letter of what was no event"
+    assert records["journeys-state-changelog"]
+    assert records["journeys"]
+    for content in records.values():
+        assert PASSWORD.encode() not in content
+        assert quote(PASSWORD, safe="").encode() not in content
     stored = all_rows(database_url)
     assert "prosper" not in stored
     assert "127.0.0.1" in stored, "the address of the source"
@@ -186,6 +195,36 @@ def from_itself(database_url: str) -> Environment:
         "TOUCHSTREAM_IMPORT_FROM": database_url.replace("mysql+asyncmy", "mysql"),
         "TOUCHSTREAM_CONVERSION_LOGS": "installed",
     }
+
+
+async def all_records(env: Environment, kafka: str) -> dict[str, bytes]:
+    """Keys, values and headers of all topics of the installation, dead letters and changelogs too, by short name."""
+    prefixes = (env["TOUCHSTREAM_TOPIC_PREFIX"], f"{env['TOUCHSTREAM_APP_ID']}-")
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        names = {
+            name: next(
+                name.removeprefix(prefix) for prefix in sorted(prefixes, key=len)[::-1] if name.startswith(prefix)
+            )
+            for name in await consumer.topics()
+            if name.startswith(prefixes)
+        }
+        await consumer._client.set_topics(names)
+        places = [
+            TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
+        ]
+        ends = await consumer.end_offsets(places)
+        consumer.assign(places)
+        found: dict[str, bytes] = dict.fromkeys(names.values(), b"")
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for place, records in (await consumer.getmany(timeout_ms=500)).items():
+                for record in records:
+                    headers = b"".join(name.encode() + (content or b"") for name, content in record.headers)
+                    found[names[place.topic]] += (record.key or b"") + (record.value or b"") + headers
+        return found
+    finally:
+        await consumer.stop()
 
 
 @contextlib.contextmanager

@@ -59,7 +59,22 @@ async def test_texts_of_events_are_stored_as_they_are(
     ):
         assert query(fresh_database, f"SELECT {identity}, {column} FROM `{relation}` ORDER BY 1") == wanted, relation
     assert query(fresh_database, "SELECT COUNT(*) FROM `202_conversion_touchpoints`") == [(len(TEXTS),)]
+    await asyncio.to_thread(_explain, Told(installation.env))
     assert counts(fresh_database, UNTOUCHED) == [0] * len(UNTOUCHED)
+
+
+def _explain(told: "Told") -> None:
+    """A model that is there is found by its slug, and by no other text."""
+    for text in TEXTS:
+        done, said = told.run("explain", "1", "--model", text)
+        assert not done
+        assert 'user 1 has no model "' in said, said
+    create = ("models", "create", "--user", "1", "--type", "linear", "--name", "any", "--slug")
+    for text in (each for each in TEXTS if not any(letter.isspace() for letter in each)):
+        assert told.run(*create, text)[0], text
+        done, said = told.run("explain", "1", "--model", text, "--json")
+        assert done, said
+        assert [model["slug"] for model in json.loads(said.split("\n")[0])["credits"]["models"]] == [text]
 
 
 def _through_a_worker(installation: Installation, clicks: Path, conversions: Path) -> None:
@@ -112,13 +127,23 @@ def _try_models(told: Told, fresh_database: str) -> None:
         if slugged:
             of_slug = ("--user", str(1000 + number), "--slug", text)
             assert told.run("models", "update", *of_slug, "--name", f"n{text}")[0]
-            told.run("explain", "1", "--model", text)
+            for refused in (("--type", text), ("--type", "time_decay", "--config", text)):
+                assert not told.run("models", "update", *of_slug, *refused)[0], refused
+            assert told.run("models", "update", *of_slug, "--new-slug", "plain")[0]
+            of_plain = ("--user", str(1000 + number), "--slug", "plain")
+            assert told.run("models", "update", *of_plain, "--new-slug", text)[0]
+            slugs = f"SELECT model_slug, model_type FROM `202_attribution_models` WHERE user_id = {1000 + number}"
+            assert query(fresh_database, slugs) == [(text, "linear")]
             assert told.run("models", "delete", *of_slug, "--actor", text)[0]
+        of_settings = ("--user", str(number), "--scope", "global", "--multi-touch", "off", "--actor", text)
+        assert told.run("settings", "set", *of_settings)[0], text
         stored = query(fresh_database, f"SELECT model_name FROM `202_attribution_models` WHERE user_id = {number}")
         assert stored == ([(text.strip(),)] if is_name else []), text
-    audited = query(fresh_database, "SELECT metadata FROM `202_attribution_audit` ORDER BY audit_id")
-    actors = {json.loads(metadata)["actor"] for (metadata,) in audited}
+    audited = "SELECT metadata FROM `202_attribution_audit` WHERE action {} 'settings_update' ORDER BY audit_id"
+    actors = {json.loads(metadata)["actor"] for (metadata,) in query(fresh_database, audited.format("<>"))}
     assert actors >= {text for text in TEXTS if not any(letter.isspace() for letter in text)}
+    actors_of_settings = [json.loads(metadata)["actor"] for (metadata,) in query(fresh_database, audited.format("="))]
+    assert actors_of_settings == [text.strip() for text in TEXTS]
 
 
 async def test_options_that_are_no_text_refuse_it(fresh_sqlite: str, tmp_path: Path) -> None:

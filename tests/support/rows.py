@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pymysql
 
 from tests.support.oracle import ConversionLog, ExpectedRows, JourneyRow, Touchpoint
+from tests.support.oracle_events import Click
 
 FIRST_DIFFERENCES = 10
 
@@ -19,6 +20,7 @@ _TOUCHPOINTS = "SELECT conv_id, position, click_id, click_time FROM `202_convers
 _CONVERSION_LOGS = (
     "SELECT conv_id, click_id, transaction_id, campaign_id, click_payout, user_id, conv_time FROM `202_conversion_logs`"
 )
+_CLICKS = f"SELECT {', '.join(Click._fields)} FROM `202_stream_clicks`"
 _JOURNEYS = "SELECT conv_id, outcome, click_unknown FROM `202_stream_journeys`"
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
@@ -50,6 +52,12 @@ def read_journeys(database_url: str) -> list[JourneyRow]:
         JourneyRow(conv_id, outcome, bool(click_unknown))
         for conv_id, outcome, click_unknown in query(database_url, _JOURNEYS)
     )
+
+
+def read_clicks(database_url: str) -> list[Click]:
+    """In all columns."""
+    clicks = (Click(*row) for row in query(database_url, _CLICKS))
+    return sorted(click._replace(click_cpc=Decimal(str(click.click_cpc))) for click in clicks)
 
 
 def read_all(database_url: str) -> StoredRows:

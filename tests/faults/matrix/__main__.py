@@ -10,7 +10,7 @@ import click
 
 from tests.faults.matrix.catalogue import ALL
 from tests.faults.matrix.contract import Fault
-from tests.faults.matrix.results import PAGE, line, page, path_of, read, write
+from tests.faults.matrix.results import Result, digest_of_code, line, path_of, read, write, write_page
 from tests.faults.matrix.runner import run_fault
 from tests.faults.matrix.servers import Shared
 
@@ -18,7 +18,9 @@ from tests.faults.matrix.servers import Shared
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.matrix", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="run these, whatever came of them before")
-    parser.add_argument("--list", action="store_true", help="names and what they do, and what came of them")
+    parser.add_argument(
+        "--list", action="store_true", help="names, what came of them (OLD: with other code) and what they do"
+    )
     parser.add_argument("--anew", action="store_true", help="forget all results and begin again")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in ALL]:
@@ -36,7 +38,15 @@ def main() -> int:
 
 def _standing(fault: Fault) -> str:
     result = read(fault.name)
-    return "" if result is None else "ok" if result.is_right else "FAILED"
+    if result is None:
+        return ""
+    if result.code != digest_of_code():
+        return "OLD"
+    return "ok" if result.is_right else "FAILED"
+
+
+def _results() -> list[Result]:
+    return [each for name in ALL if (each := read(name)) is not None]
 
 
 def forget(names: list[str]) -> None:
@@ -47,7 +57,10 @@ def forget(names: list[str]) -> None:
 def _chosen(names: list[str]) -> list[Fault]:
     if names:
         return [ALL[name] for name in names]
-    left = [fault for fault in ALL.values() if _standing(fault) != "ok"]
+    standing = {fault.name: _standing(fault) for fault in ALL.values()}
+    if old := [name for name, it_is in standing.items() if it_is == "OLD"]:
+        click.echo(f"{len(old)} results are of other code and do not count: {', '.join(old)}")
+    left = [fault for fault in ALL.values() if standing[fault.name] != "ok"]
     if not left:
         click.echo("every fault has a good result: beginning anew")
         forget(list(ALL))
@@ -59,7 +72,8 @@ def _chosen(names: list[str]) -> list[Fault]:
 
 def run(faults: list[Fault]) -> int:
     began = time.monotonic()
-    failed = []
+    failed: list[str] = []
+    said = ""
     with ExitStack() as stack:
         shared = Shared(stack)
         for number, fault in enumerate(faults, 1):
@@ -70,9 +84,9 @@ def run(faults: list[Fault]) -> int:
             if not result.is_right:
                 failed.append(fault.name)
                 click.echo(f"  all of it: {path_of(fault.name)}, logs beside it", err=True)
-    results = [each for name in ALL if (each := read(name)) is not None]
-    PAGE.write_text(page(ALL.values(), results), encoding="utf-8")
-    click.echo(f"{PAGE} tells of {len(results)} of {len(ALL)} faults")
+            # A run that is cut short leaves the page as whole as the results are.
+            said = write_page(ALL.values(), _results())
+    click.echo(said)
     if failed:
         click.echo(f"failed: {', '.join(failed)}", err=True)
     return 1 if failed else 0

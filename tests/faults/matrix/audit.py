@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.installation import Installation
+from tests.faults.matrix.letters import read_letters
 from tests.support.hour_books import disagreement
 from tests.support.hour_oracle import Model, earnings_of, expected_hours
 from tests.support.hour_rows import read_books, read_hours, read_revisions
 from tests.support.oracle import ExpectedRows
-from tests.support.rows import difference, query, read_all
+from tests.support.rows import difference, query, read_all, read_clicks
 
 MODELS = [
     Model(user_id, user_id * 100 + number, kind, config)
@@ -21,9 +22,6 @@ MODELS = [
         (("last_touch", {}), ("linear", {}), ("time_decay", {"half_life_hours": 48}))
     )
 ]
-_CLICKS = (
-    "SELECT click_id, user_id, campaign_id, click_time, visitor_id, click_bot, revised_at FROM `202_stream_clicks`"
-)
 _JOURNEYS = "SELECT conv_id, version, touches FROM `202_stream_journeys`"
 
 
@@ -36,6 +34,7 @@ class Tally:
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
+    repeated_letters: int = 0  # that is allowed
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -52,7 +51,7 @@ class Tally:
         self.doubled += doubled
         self.wrong += surplus.total() - doubled
         if missing or surplus:
-            self.differences.append(difference(should.elements(), stands.elements(), what=what))
+            self.differences.append(difference(list(should.elements()), list(stands.elements()), what=what))
 
     def note(self, text: str) -> None:
         """Something is not right that is no row of SQL."""
@@ -66,6 +65,7 @@ def audit(installation: Installation, *, by_version: bool = True) -> Tally:
     tally = Tally()
     wanted = installation.expected()
     _compare_facts(tally, installation, wanted)
+    _compare_letters(tally, installation)
     hours = expected_hours(earnings_of(wanted), MODELS)
     found = read_hours(installation.database_url)
     tally.compare(hours.snapshots, found.snapshots, "snapshots")
@@ -88,11 +88,15 @@ def _compare_facts(tally: Tally, installation: Installation, wanted: ExpectedRow
     tally.compare(wanted.touchpoints, found.touchpoints, "touchpoints")
     tally.compare(wanted.conversion_logs, found.conversion_logs, "conversion logs")
     tally.compare(wanted.journeys, found.journeys, "journeys")
-    clicks = [
-        (click.click_id, *click[1:4], click.visitor_id, click.click_bot, click.revised_at)
-        for click in wanted.clicks.values()
-    ]
-    tally.compare(clicks, query(url, _CLICKS), "clicks")
+    tally.compare(wanted.clicks.values(), read_clicks(url), "clicks")
+
+
+def _compare_letters(tally: Tally, installation: Installation) -> None:
+    letters = read_letters(installation)
+    tally.compare(letters.wanted, letters.found, "dead letters")
+    tally.repeated_letters = letters.repeats
+    if letters.unheard:
+        tally.note(f"sent broken and in no dead letter: {', '.join(letters.unheard)}")
 
 
 def _journeys_topic(installation: Installation, *, by_version: bool) -> str:

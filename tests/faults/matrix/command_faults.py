@@ -1,66 +1,122 @@
-"""Replay, purge and rebuild while the worker beside them is killed."""
+"""Replay, purge and rebuild while workers, a server or they themselves are killed; each is at work at each stroke."""
 
-import subprocess
-import sys
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from tests.faults.matrix.beside import LongCommand, own_with_slow_commands, with_slow_commands
 from tests.faults.matrix.contract import Fault, Run
 from tests.faults.matrix.database_faults import everything
+from tests.faults.matrix.network_faults import behind_database_proxy
+from tests.faults.matrix.root_access import pid_of
+from tests.faults.matrix.servers import Servers, Shared
 
-LIMIT_SECONDS = 300
-KILLS = 3
+BEGINS_AT = 0.22
+CUTS = 3
+IS_AT_WORK = "is at work"  # a run that was killed has its lease for half a minute
+SMALL_PAGES = "tests.support.small_pages"
 
 
 def replay(run: Run) -> None:
-    _beside_kills(run, "replay", *everything(run), "--batch-size", "20")
-    run.note("The replay ended with exit code 0")
+    broker = run.servers.parts["kafka"]
+
+    def kill_broker() -> None:
+        broker.signal(signal.SIGKILL)
+        broker.start()
+        run.healed()
+
+    arguments = ("replay", *everything(run), "--batch-size", "5")
+    command = _begin(run, *arguments, forgiven=(IS_AT_WORK,))
+    command.strike(lambda: kill_worker(run))
+    command.strike(kill_broker)
+    command.strike(lambda: kill_worker(run))
+    command.strike(lambda: kill_worker(run))
+    command.strike(command.kill)
+    command.finish()
 
 
 def purge(run: Run) -> None:
     """What it took goes once more through a replay behind it; what came later was computed by the worker."""
-    _beside_kills(run, "purge", *everything(run))
+    database = run.servers.parts["mariadb"]
+
+    def kill_database() -> None:
+        os.kill(pid_of(database), signal.SIGKILL)
+        database.start()
+        run.healed()
+
+    command = _begin(run, "purge", *everything(run), module=SMALL_PAGES)
+    command.strike(lambda: kill_worker(run))
+    command.strike(kill_database)
+    command.strike(lambda: kill_worker(run))
+    command.strike(lambda: kill_worker(run))
+    command.strike(command.kill)
+    command.finish()
     run.flow.wait_sent()
-    _finish(_start(run, "replay", *everything(run)))
-    run.note("Purge and the replay behind it ended with exit code 0")
+    LongCommand(run, "replay", *everything(run)).finish()
 
 
 def rebuild(run: Run) -> None:
-    _beside_kills(run, "rebuild", *everything(run), "--force")
-    run.note("The rebuild ended with exit code 0")
+    proxies = list(run.servers.extras.values())
+
+    def cut_database() -> None:
+        for _ in range(CUTS):
+            cut = [proxy.cut_all() for proxy in proxies]
+            assert all(cut), "no connection to cut"
+            time.sleep(1.5)
+        run.healed()
+
+    command = _begin(run, "rebuild", *everything(run), "--force")
+    command.strike(lambda: kill_worker(run))
+    command.strike(cut_database)
+    command.strike(lambda: kill_worker(run))
+    command.strike(lambda: kill_worker(run))
+    command.strike(command.kill)
+    command.finish()
 
 
-def _beside_kills(run: Run, *arguments: str) -> None:
-    """As often as the command is still at work; it begins as the first worker dies."""
-    run.wait_progress(0.35)
-    command = _start(run, *arguments)
-    time.sleep(1)
-    for _ in range(KILLS):
-        run.struck()
-        run.workforce.workers[0].kill()
-        time.sleep(1.5)
-        if command.poll() is not None:
-            break
-    _finish(command)
+def kill_worker(run: Run) -> None:
+    run.workforce.workers[0].kill()
 
 
-def _start(run: Run, *arguments: str) -> "subprocess.Popen[bytes]":
-    with (run.folder / f"{arguments[0]}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "stream", *arguments],
-            env=run.installation.env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+def _begin(run: Run, *arguments: str, module: str = "stream", forgiven: tuple[str, ...] = ()) -> LongCommand:
+    run.wait_progress(BEGINS_AT)
+    return LongCommand(run, *arguments, module=module, forgiven=forgiven)
 
 
-def _finish(command: "subprocess.Popen[bytes]") -> None:
-    code = command.wait(LIMIT_SECONDS)
-    assert code == 0, f"{command.args!r} exited {code}; its words are in the run's folder"
+@contextmanager
+def with_both_behind_proxies(shared: Shared) -> Iterator[Servers]:
+    """Workers and commands each by a way of their own."""
+    with with_slow_commands(behind_database_proxy)(shared) as servers:
+        yield servers
 
 
 FAULTS = [
-    Fault("replay-and-kills", "a replay of everything while the worker is killed again and again", replay, rate=120),
-    Fault("purge-and-kills", "a purge of everything while the worker is killed, then a replay", purge, rate=120),
-    Fault("rebuild-and-kills", "a rebuild of all hours while the worker is killed again and again", rebuild, rate=120),
+    Fault(
+        "replay-and-kills",
+        "a replay of everything while the worker is killed three times, the broker once, and then the replay",
+        replay,
+        servers=own_with_slow_commands("kafka"),
+        events=6000,
+        rate=60,
+    ),
+    Fault(
+        "purge-and-kills",
+        "a purge of everything while the worker is killed three times, the database once, and then the purge;"
+        " behind it a replay",
+        purge,
+        servers=own_with_slow_commands("mariadb"),
+        events=6000,
+        rate=60,
+    ),
+    Fault(
+        "rebuild-and-kills",
+        "a rebuild of all hours while the worker is killed three times, all connections of both to the database are"
+        f" cut {CUTS} times, and then the rebuild is killed",
+        rebuild,
+        servers=with_both_behind_proxies,
+        events=6000,
+        rate=60,
+    ),
 ]

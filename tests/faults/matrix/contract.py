@@ -1,8 +1,8 @@
 """What a fault is, and what it may use while it strikes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.installation import Installation
@@ -31,7 +31,6 @@ class Fault:
     events: int = 4000
     rate: int = 250  # records a second
     partitions: int = 3
-    settings: Mapping[str, str | int | float] = field(default_factory=dict)  # TOUCHSTREAM_ names as in `Installation`
     drain_seconds: int = 120
     has_clean_end: bool = True  # the last workers exit 0 on SIGTERM
     forgets_versions: bool = (

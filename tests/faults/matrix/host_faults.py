@@ -1,6 +1,8 @@
 """What the machine under a worker does: a disk that is full, a clock that goes back; and the next release."""
 
 import asyncio
+import contextlib
+import json
 import os
 import subprocess
 import time
@@ -11,15 +13,19 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 
 from tables.sql.schema import VERSION_TABLE
+from tests.faults.installation import metric
 from tests.faults.matrix.contract import Fault, Run
 from tests.faults.matrix.results import RESULTS
 from tests.faults.matrix.root_access import root
 from tests.faults.matrix.servers import Servers, Shared, shared_servers
+from tests.faults.matrix.worker_faults import wait_owners
 from tests.support.processes import succeed, wait_for
+from tests.support.rows import query
 
 FULL, BACK = "disk-full", "clock-back"
 DISK_BYTES = 128 * 1024 * 1024
 SPELL_SECONDS = 8
+FULL_WORDS = ("database or disk is full", "No space left on device")
 HOUR = 3600
 _EPOCH_BYTES = 8  # in front of each value of the changelog
 
@@ -53,11 +59,32 @@ def fill_disk(run: Run) -> None:
     filler = run.folder / "filler"
     run.struck()
     with filler.open("wb") as file:
-        left = os.statvfs(run.folder)
-        os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_bsize)
+        _take_all(file.fileno(), run.folder)
+    wait_for(lambda: _met(run) != "", "a worker to meet the full disk")
+    run.note(f'it was met: "{_met(run)}"')
     time.sleep(SPELL_SECONDS)
     filler.unlink()
     run.healed()
+
+
+def _take_all(file: int, folder: Path) -> None:
+    """Others write meanwhile, so what is free now may not be in a moment."""
+    end = 0
+    while left := os.statvfs(folder).f_bavail:
+        size = left * os.statvfs(folder).f_bsize
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(file, end, size)
+            end += size
+
+
+def _met(run: Run) -> str:
+    """What /readyz of a worker says of it; else its log, whose own disk is the full one."""
+    with contextlib.suppress(OSError, IndexError):
+        said = json.loads(run.workforce.workers[0].health("/readyz")[1])["waiting_for"]
+        if any(words in str(said) for words in FULL_WORDS):
+            return str(said)
+    text = run.workforce.log_text()
+    return next((words for words in FULL_WORDS if words in text), "")
 
 
 def refuse_data_folder(run: Run) -> None:
@@ -94,19 +121,27 @@ def set_clock_back(run: Run) -> None:
     run.workforce.hire()
     run.workforce.wait_ready()
     run.wait_progress(0.35)
+    assert _touchpoints_before(run, time.time() - HOUR / 2) == 0
     offset.write_text(f"-{HOUR}\n")
     run.struck()
+    # What the worker writes tells which time it has; nothing else in this run is half an hour old.
+    wait_for(lambda: _touchpoints_before(run, time.time() - HOUR / 2) > 0, "rows that are an hour old")
     time.sleep(SPELL_SECONDS)
     run.healed()
-    run.note("the clock stays an hour back until the end")
+    count = _touchpoints_before(run, time.time() - HOUR / 2)
+    run.note(f"the clock stays an hour back until the end; {count:,} touchpoints bear its time by then")
 
 
-def upgrade(run: Run) -> None:
-    """What an older release leaves: its schema, and states in a format that this one does not read."""
+def _touchpoints_before(run: Run, at: float) -> int:
+    text = f"SELECT COUNT(*) FROM `202_conversion_touchpoints` WHERE created_at < {at:.0f}"
+    return int(query(run.installation.database_url, text)[0][0])
+
+
+def meet_older_schema(run: Run) -> None:
+    """Refused by name until it is upgraded. The older release's workers are gone: nobody may write beside a change."""
     run.wait_progress(0.3)
     assert run.workforce.dismiss_all() == [0]
     run.struck()
-    asyncio.run(_write_states_of_another_format(run))
     with root(run) as database:
         for statement in _SINCE_0003:
             database.do(statement)
@@ -118,22 +153,46 @@ def upgrade(run: Run) -> None:
     run.workforce.hire()
     run.workforce.wait_ready()
     run.healed()
-    run.note("Refused by name, exit 1, until `db upgrade`; every state was unknown, SQL answered")
+    run.note("Refused by name, exit 1, until `db upgrade`")
 
 
-async def _write_states_of_another_format(run: Run) -> None:
-    """For each key the last value in the changelog, with the epoch that it had."""
+def roll(run: Run) -> None:
+    """One worker after the other, and never none: what the changelog holds as each leaves is of another release."""
+    staff = run.workforce
+    written = 0
+    for number in range(staff_size := len(staff.workers)):
+        run.wait_progress(max(0.25, run.progress() + 0.02))
+        run.struck()
+        written += asyncio.run(_write_states_of_another_format(run))
+        assert staff.dismiss(staff.workers[0]) == 0
+        assert len(staff.workers) == staff_size - 1
+        assert all(worker.is_running() for worker in staff.workers), "nobody is left"
+        staff.hire()
+        staff.wait_ready()
+        wait_owners(run, staff_size)
+        assert metric(staff.workers[-1], "recovered_records") > 0, f"worker {number} took no state over"
+        run.healed()
+    assert written, "no state was written"
+    assert not staff.exits, f"workers exited by themselves: {staff.exits}"
+    run.note(
+        f"At least one worker ran at any time; {written:,} states were unknown to who took them over, SQL answered"
+    )
+
+
+async def _write_states_of_another_format(run: Run) -> int:
+    """For each key the last value in the changelog, with the epoch that it had. Returns how many."""
     records = await asyncio.to_thread(run.installation.read_changelog)
     newest = {(record.partition, record.key): record for record in records if not record.key.startswith(b"\0")}
+    states = {place: record for place, record in newest.items() if record.value is not None}
     producer = AIOKafkaProducer(bootstrap_servers=run.installation.kafka)
     await producer.start()
     try:
-        for (partition, key), record in newest.items():
-            if record.value is not None:
-                value = record.value[:_EPOCH_BYTES] + b"\0of another release"
-                await producer.send(record.topic, value, key, partition)
+        for (partition, key), record in states.items():
+            value = record.value[:_EPOCH_BYTES] + b"\0of another release"
+            await producer.send(record.topic, value, key, partition)
     finally:
         await producer.stop()
+    return len(states)
 
 
 FAULTS = [
@@ -149,6 +208,21 @@ FAULTS = [
     Fault(
         "data-folder-unwritable", "a worker starts whose data folder cannot be written", refuse_data_folder, rate=150
     ),
-    Fault(BACK, "the wall clock of the worker goes back by an hour", set_clock_back, rate=120),
-    Fault("upgrade", "a worker meets the schema and the states of an older release", upgrade, rate=120),
+    Fault(
+        BACK,
+        "the wall clock of the worker goes back by an hour",
+        set_clock_back,
+        rate=120,
+        drain_seconds=300,  # each look at such a clock reads a file
+    ),
+    Fault("schema-behind", "a worker meets the schema of an older release", meet_older_schema, rate=120),
+    Fault(
+        "upgrade",
+        "two workers are replaced one after the other under load, and find states of another release. The format of"
+        " these is made up: there was only one so far",
+        roll,
+        workers=2,
+        events=6000,
+        rate=60,
+    ),
 ]

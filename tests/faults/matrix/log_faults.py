@@ -6,7 +6,7 @@ import time
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from tests.faults.installation import SOURCES
+from tests.faults.installation import SOURCES, metric
 from tests.faults.matrix.contract import Fault, Run
 from tests.faults.matrix.database_faults import reset
 from tests.faults.matrix.servers import own
@@ -82,11 +82,20 @@ async def _delete_records(run: Run, before: dict[tuple[str, int], int]) -> None:
 def lose_cache(run: Run) -> None:
     cache = run.servers.parts["memcached"]
     run.wait_progress(0.3)
+    before = _failed_deletions(run)
     run.struck()
     cache.stop()
     time.sleep(CACHE_SECONDS)
+    # Asked before it is back: what failed is to be counted while it is away.
+    failed = _failed_deletions(run) - before
+    assert failed > 0, "no deletion was counted as failed while memcached was away"
     cache.start()
     run.healed()
+    run.note(f"{failed:,.0f} failed deletions were counted meanwhile")
+
+
+def _failed_deletions(run: Run) -> float:
+    return sum(metric(worker, "cache_failures_total") for worker in run.workforce.workers)
 
 
 FAULTS = [

@@ -34,6 +34,7 @@ class Proxy:
         self.bytes_a_second = 0
         self.commits_to_cut = 0
         self.commits_cut = 0
+        self.commits = 0  # that have gone through, until now
         self._answers: list[float] = []
         self._connections: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
@@ -83,13 +84,15 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 await self._hold_up(len(data))
-                is_cut = self.commits_to_cut > 0 and data.endswith(COMMIT)
+                is_commit = data.endswith(COMMIT)
+                is_cut = self.commits_to_cut > 0 and is_commit
                 if is_cut:
                     self.commits_to_cut -= 1
                     connection.is_mute = True
                 connection.asked_at = asyncio.get_running_loop().time()
                 writer.write(data)
                 await writer.drain()
+                self.commits += is_commit
                 if is_cut:
                     await asyncio.sleep(COMMIT_SECONDS)
                     self.commits_cut += 1

@@ -1,5 +1,6 @@
 """What came of each fault: one file each, so that a run which was cut short goes on where it was, and the page."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,9 @@ from tests.faults.matrix.contract import Fault
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 RESULTS = Path(os.environ.get("FAULTS_FOLDER", ROOT / "var" / "faults"))
 PAGE = RESULTS / "RELIABILITY.md" if "FAULTS_FOLDER" in os.environ else ROOT / "docs" / "RELIABILITY.md"
-FOUND = Path(__file__).with_name("found.md")
+FOUND = (Path(__file__).with_name("found.md"), ROOT / "tests" / "simulation" / "found.md")
+SHIPPED = ("stream", "tables", "topics.yaml", "requirements.lock")
+SHOWN_DIGITS = 12  # of a digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,24 @@ class Result:
     longest_lag: float
     seconds: float
     on: str  # the day
+    code: str = ""  # digest of what is shipped
     notes: tuple[str, ...] = ()
     problem: str = ""
 
     @property
     def is_right(self) -> bool:
         return not self.problem
+
+
+def digest_of_code(root: Path = ROOT) -> str:
+    """Of all that an installation runs. Tests are not in it: what a fault does is for its own history to tell."""
+    found = hashlib.sha256()
+    for part in SHIPPED:
+        for path in sorted([root / part, *(root / part).rglob("*")]):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = path.read_bytes()
+                found.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
 
 
 def path_of(name: str, folder: Path = RESULTS) -> Path:
@@ -73,6 +88,17 @@ def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f} s"
 
 
+def write_page(faults: Iterable[Fault], results: Sequence[Result], path: Path = PAGE) -> str:
+    """Only with a result of each fault; returns what is to be said of it."""
+    faults = list(faults)
+    there = {result.name for result in results}
+    missing = [fault.name for fault in faults if fault.name not in there]
+    if missing:
+        return f"{path} is left as it is: no result yet of {len(missing)} of {len(faults)} faults: {', '.join(missing)}"
+    path.write_text(page(faults, results), encoding="utf-8")
+    return f"{path} tells of all {len(faults)} faults"
+
+
 def page(faults: Iterable[Fault], results: Sequence[Result]) -> str:
     by_name = {result.name: result for result in results}
     lines = [_head(results), ""]
@@ -84,8 +110,10 @@ def page(faults: Iterable[Fault], results: Sequence[Result]) -> str:
     lines += [_row(by_name[fault.name]) for fault in ran]
     lines += ["", "## What each of them does", ""]
     lines += [_about(fault, by_name[fault.name]) for fault in ran]
-    lines += ["", FOUND.read_text(encoding="utf-8").strip(), ""]
-    return "\n".join(lines)
+    for found in FOUND:
+        if found.exists():
+            lines += ["", found.read_text(encoding="utf-8").strip()]
+    return "\n".join([*lines, ""])
 
 
 def _head(results: Sequence[Result]) -> str:
@@ -106,7 +134,21 @@ pace: late, doubled, revised, deleted, broken. "At" is the share of the records 
 journeys, conversion logs, clicks, snapshots and credits; and topics and offsets with the rows. "Recovered" is the time
 from the end of the fault until all records that were in the log by then were stored; "longest lag" is how long a record
 waited at most, the fault itself included. Both are seen from outside, twice a second. Workers that end are started
-again half a second later. One that was killed stays a member of its group for 10 s, its session timeout."""
+again half a second later. One that was killed stays a member of its group for 10 s, its session timeout.
+
+{_code(results)}"""
+
+
+def _code(results: Sequence[Result]) -> str:
+    """Which code was it? One digest, or which fault ran with which."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        names.setdefault(result.code[:SHOWN_DIGITS] or "unknown", []).append(result.name)
+    what = f"The code is told by a digest of {', '.join(f'`{part}`' for part in SHIPPED)}"
+    if len(names) == 1:
+        return f"{what}: `{next(iter(names))}`, the same in each run."
+    lines = [f"- `{digest}`: {', '.join(of_code)}" for digest, of_code in names.items()]
+    return "\n".join([f"{what}. **Not all faults ran with the same**:", "", *lines])
 
 
 def _row(result: Result) -> str:

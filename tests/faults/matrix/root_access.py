@@ -29,9 +29,6 @@ class Root:
             cursor.execute(statement)
             return list(cursor.fetchall())
 
-    def commit(self) -> None:
-        self._connection.commit()
-
     def rollback(self) -> None:
         self._connection.rollback()
 

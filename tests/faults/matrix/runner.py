@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults.installation import Installation
 from tests.faults.matrix.audit import MODELS, Tally, audit
 from tests.faults.matrix.contract import Fault, MissedIt, Run
-from tests.faults.matrix.results import RESULTS, Result
+from tests.faults.matrix.results import RESULTS, Result, digest_of_code
 from tests.faults.matrix.servers import Servers, Shared, new_database
 from tests.support.hour_rows import store_models
 from tests.support.processes import succeed
@@ -26,6 +26,7 @@ SETTINGS = {"chunk_records": 50, "fire_interval_seconds": 0.5}
 def run_fault(fault: Fault, shared: Shared, *, folder: Path = RESULTS) -> Result:
     """Never raises for what the fault did: that is in the result."""
     began = time.monotonic()
+    code = digest_of_code()  # as it was when the fault began
     own = folder / fault.name
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
@@ -33,7 +34,7 @@ def run_fault(fault: Fault, shared: Shared, *, folder: Path = RESULTS) -> Result
     tally, problem = Tally(), ""
     try:
         with fault.servers(shared) as servers, _database(fault, servers, own) as database_url:
-            settings: dict[str, Any] = {**SETTINGS, "memcached": servers.memcached, **fault.settings}
+            settings: dict[str, Any] = {**SETTINGS, "memcached": servers.memcached}
             installation = Installation(servers.kafka, database_url, own, partitions=fault.partitions, **settings)
             _send_through_proxies(installation, servers)
             runs.append(Run(fault, servers, installation, own))
@@ -41,7 +42,7 @@ def run_fault(fault: Fault, shared: Shared, *, folder: Path = RESULTS) -> Result
     except Exception:  # noqa: BLE001 - every end of a fault is a result
         problem = _problem(runs, traceback.format_exc())
     problem = problem or "\n".join(tally.differences)
-    return _result(fault, runs, tally, problem=problem, seconds=time.monotonic() - began)
+    return _result(fault, runs, tally, problem=problem, code=code, seconds=time.monotonic() - began)
 
 
 def _database(fault: Fault, servers: Servers, own: Path) -> AbstractContextManager[str]:
@@ -94,7 +95,10 @@ def _settled(run: Run) -> Tally:
     codes = run.workforce.dismiss_all()
     if run.fault.has_clean_end:
         assert set(codes) <= {0}, f"workers exited with {codes} at the end"
-    return audit(run.installation, by_version=not run.fault.forgets_versions)
+    tally = audit(run.installation, by_version=not run.fault.forgets_versions)
+    if tally.repeated_letters:
+        run.note(f"{tally.repeated_letters} dead letters stand there once more, as they may")
+    return tally
 
 
 def _remove(installation: Installation) -> None:
@@ -109,7 +113,7 @@ def _problem(runs: list[Run], trace: str) -> str:
     return "\n".join([last, trace, runs[0].workforce.log_tail() if runs else ""])
 
 
-def _result(fault: Fault, runs: list[Run], tally: Tally, *, problem: str, seconds: float) -> Result:
+def _result(fault: Fault, runs: list[Run], tally: Tally, *, problem: str, code: str, seconds: float) -> Result:
     run = runs[0] if runs else None
     return Result(
         name=fault.name,
@@ -125,6 +129,7 @@ def _result(fault: Fault, runs: list[Run], tally: Tally, *, problem: str, second
         longest_lag=round(run.watch.longest_lag(), 1) if run else 0.0,
         seconds=round(seconds, 1),
         on=datetime.now(UTC).date().isoformat(),
+        code=code,
         notes=tuple(run.notes) if run else (),
         problem=problem,
     )

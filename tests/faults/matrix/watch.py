@@ -26,10 +26,6 @@ class Sample(NamedTuple):
     end: int
     stored: int
 
-    @property
-    def lag(self) -> int:
-        return max(0, self.end - self.stored)
-
 
 class Watch:
     """A thread samples; what does not answer keeps its last number."""
@@ -53,10 +49,6 @@ class Watch:
     def progress(self) -> float:
         self._ask_sql()
         return self._stored / max(1, self._end + self._flow.unsent)
-
-    def lag(self) -> int:
-        """Records of the last sample."""
-        return self.samples[-1].lag if self.samples else 0
 
     def longest_lag(self) -> float:
         """Seconds: how long it took at most until all that was in the log at one moment was stored."""

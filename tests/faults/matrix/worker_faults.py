@@ -57,11 +57,11 @@ def come_and_go(run: Run) -> None:
     for leaving in ((0, -1), (-1, 0)):
         _step(run)
         staff.hire(2)
-        _wait_owners(run, 3)
+        wait_owners(run, 3)
         for place in leaving:
             _step(run)
             assert staff.dismiss(staff.workers[place]) == 0
-            _wait_owners(run, len(staff.workers))
+            wait_owners(run, len(staff.workers))
 
 
 def _step(run: Run) -> None:
@@ -69,7 +69,7 @@ def _step(run: Run) -> None:
     run.struck()
 
 
-def _wait_owners(run: Run, count: int) -> None:
+def wait_owners(run: Run, count: int) -> None:
     def owners() -> set[str]:
         return {owner for _, owner, _, _ in run.installation.progress()}
 

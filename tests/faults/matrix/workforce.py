@@ -22,7 +22,6 @@ class Workforce:
         self.workers: list[Worker] = []  # those that shall run, oldest first
         self.exits: list[int] = []  # of workers that nobody had told to stop
         self.environment: dict[str, str] = {}  # beside the installation's, for workers that are hired from now on
-        self.module: str | None = None
 
     def hire(self, count: int = 1) -> None:
         """Start so many more; returns at once."""
@@ -30,7 +29,6 @@ class Workforce:
             for _ in range(count):
                 worker = self._installation.worker(name=f"worker-{len(self._all)}")
                 worker.env |= self.environment
-                worker.module = self.module or worker.module
                 self._all.append(worker)
                 self.workers.append(worker.start())
             if not self._thread.is_alive() and not self._is_over.is_set():
