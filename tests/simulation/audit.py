@@ -100,7 +100,7 @@ class Audit:
         """Only the owner writes, and chunk follows chunk."""
         row = self._storage.progress(commit.group).get(commit.partition) if commit.partition is not None else None
         if row is None or row.owner != commit.owner:
-            if commit.is_writing:
+            if commit.is_writing or row is not None:  # who moves a row that is not its own does harm without writing
                 self.say(f"fence: {commit.owner} writes, and the owner is {row and row.owner}: {commit}")
             return
         group, place = self._broker.groups[commit.group], (commit.group, row.partition)

@@ -77,9 +77,10 @@ class _Cursor:
 class _Driver:
     """In place of aiosqlite's connection."""
 
-    def __init__(self, storage: "SqlStorage", owner: str) -> None:
+    def __init__(self, storage: "SqlStorage", owner: str, group: str) -> None:
         self.owner = owner
         self._storage = storage
+        self._group = group
         self._connection = storage.idle.pop() if storage.idle else storage.connect()
         self._locked: set[int] = set()  # partitions whose rows of progress were locked
         self._moved: tuple[str, int | None, dict[str, int]] = ("", None, {})
@@ -93,7 +94,7 @@ class _Driver:
 
     async def execute(self, statement: str, parameters: Sequence[Any]) -> _Cursor:
         if statement == "BEGIN IMMEDIATE":
-            await self._storage.step("sql:begin")
+            await self._storage.step(f"sql:begin of {self._group}")
             await self._storage.writer.take(self, "the only writer")
         elif statement == "COMMIT":
             return await self._commit()
@@ -121,7 +122,7 @@ class _Driver:
             return
         if statement.startswith("SELECT") and len(parameters) == 2:
             self._locked.add(parameters[1])
-        elif "SET next_offsets" in statement and "owner = ?" in statement and len(parameters) == 11:
+        elif "SET next_offsets" in statement:  # whatever it asks for of owner and epoch: that is what is audited
             self._locked.add(parameters[7])
             self._moved = parameters[6], parameters[7], json.loads(parameters[0])
 
@@ -150,17 +151,18 @@ class _Driver:
 class _SimulatedDatabase(Database):
     """Its transactions are the shipped ones."""
 
-    def __init__(self, storage: "SqlStorage", owner: str) -> None:
+    def __init__(self, storage: "SqlStorage", owner: str, group: str) -> None:
         self.dialect = SQLITE
         self._storage = storage
         self._owner = owner
+        self._group = group
         self._writer = asyncio.Lock()
 
     async def close(self) -> None: ...
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
-        driver = _Driver(self._storage, self._owner)
+        driver = _Driver(self._storage, self._owner, self._group)
         self._storage.drivers.append(driver)
         try:
             yield SqliteConnection(driver)
@@ -200,18 +202,19 @@ class SqlStorage:
         return Writing(owner=process.name, clock=self._clock, **options)
 
     def facts(self, process: Process) -> FactStore:
-        return SqlFactStore(_SimulatedDatabase(self, process.name), self._writing(process, writes_conversion_logs=True))
+        writing = self._writing(process, writes_conversion_logs=True)
+        return SqlFactStore(_SimulatedDatabase(self, process.name, JOURNEYS), writing)
 
     def replays(self, process: Process) -> ReplayStore:
         writing = self._writing(process, writes_conversion_logs=True)
-        return SqlReplayStore(_SimulatedDatabase(self, process.name), writing, run_id=0)
+        return SqlReplayStore(_SimulatedDatabase(self, process.name, "replays"), writing, run_id=0)
 
     def hours(self, process: Process) -> HourStore:
         return self._hour_store(process)
 
     def _hour_store(self, process: Process) -> SqlHourStore:
         writing = self._writing(process, writes_conversion_logs=False, topic_group=HOURS_GROUP)
-        return SqlHourStore(_SimulatedDatabase(self, process.name), writing, scopes="all")
+        return SqlHourStore(_SimulatedDatabase(self, process.name, HOURS_GROUP), writing, scopes="all")
 
     def cut_off(self, owner: str) -> None:
         for driver in [each for each in self.drivers if each.owner == owner]:
@@ -329,7 +332,7 @@ class SqlStorage:
             )
 
     async def reconfigure(self, process: Process, chance: random.Random) -> None:
-        database = _SimulatedDatabase(self, process.name)
+        database = _SimulatedDatabase(self, process.name, "models")
         user_id, author, now = chance.choice(self._users), Author("simulated", "cli"), self._clock()
         type_name, config = chance.choice(DEFINITIONS)
         own = [row for owner, row in self._model_rows() if owner == user_id]
@@ -350,7 +353,7 @@ class SqlStorage:
 
     async def purge(self, process: Process, conv_ids: Sequence[int]) -> Sequence[Any]:
         """Returns the journeys that others are to be told of."""
-        database = _SimulatedDatabase(self, process.name)
+        database = _SimulatedDatabase(self, process.name, "purges")
         async with database.reading() as connection:
             meant = await meant_by_ids(connection, conv_ids)
         batch = await purge_batch(database, meant, look_to_purge(), partitions=self.partitions, now=self._clock())
