@@ -70,6 +70,38 @@ def _doze(process: Process, seconds: float) -> None:
     _later(seconds, process.wake)
 
 
+def _zombie(world: World, chance: random.Random) -> None:
+    """It falls asleep between the proof of its membership and the fence, with records in hand."""
+    place = "sql:pass_fence of hours" if chance.random() < 0.2 else "sql:pass_fence of journeys"
+    if world.shape.is_sql:
+        place = place.replace("pass_fence", "begin")
+    _fall_asleep(world, chance, "zombie", place, seconds=11 + chance.random() * 8)
+
+
+def _late_state(world: World, chance: random.Random) -> None:
+    """What it remembers is written after a new owner has begun, and then read by whoever comes next."""
+    _fall_asleep(world, chance, "late state", "log:send states", seconds=16 + chance.random() * 8)
+
+
+def _fall_asleep(world: World, chance: random.Random, kind: str, place: str, *, seconds: float) -> None:
+    """For longer than a session, while others are there; soon after it wakes the partitions change hands again."""
+    _be_several(world)
+    worker = chance.choice(world.workers)
+    engine = worker.hours if "hours" in place else worker.journeys
+
+    def doze(process: Process) -> None:
+        _doze(process, seconds)
+        _later(seconds + chance.random() * 3, lambda: _rebalance(world, chance))
+
+    worker.process.blows.append(Blow(kind, chance.choice((1, 1, 2)), place, doze, lambda: engine.has_records_in_hand))
+
+
+def _be_several(world: World) -> None:
+    world.wanted_workers = max(2, world.wanted_workers)
+    while len(world.workers) < world.wanted_workers and not world.is_closed:
+        world.start_worker()
+
+
 def _stop(world: World, chance: random.Random) -> None:
     """SIGTERM: what is in flight ends, and the process with it."""
     if not world.workers:
@@ -266,6 +298,8 @@ _STRIKES: dict[str, Callable[[World, random.Random], object]] = {
     "crash": _crash,
     "sleep": _sleep,
     "short sleep": _short_sleep,
+    "zombie": _zombie,
+    "late state": _late_state,
     "stop": _stop,
     "reply lost": _reply_lost,
     "conflict": _conflict,

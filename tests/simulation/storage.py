@@ -120,9 +120,12 @@ class MemoryStorage:
 
     def _connect(self) -> None:
         async def before(name: str) -> None:
-            await self._step("sql:" + name)
+            await self._step(f"sql:{name} of journeys")
 
-        self.database.before_step = self.hours_database.before_step = before
+        async def before_of_hours(name: str) -> None:
+            await self._step(f"sql:{name} of hours")
+
+        self.database.before_step, self.hours_database.before_step = before, before_of_hours
         self.database.partitions = self._partitions
         self.database.after_commit = lambda done: self.on_commit(
             Commit(

@@ -209,9 +209,9 @@ class World:
     async def _break(self) -> None:
         faults = faults_of(self.case.seed)
         numbers = range(len(faults)) if self.case.faults is None else self.case.faults
-        for number in numbers:
-            await self._until(faults[number].at)
-            self._strike(self, faults[number])
+        for fault in sorted(faults[number] for number in numbers):
+            await self._until(fault.at)
+            self._strike(self, fault)
 
     async def _until(self, at: float) -> None:
         await asyncio.sleep(max(0.0, at - self._loop.time()))
