@@ -290,6 +290,8 @@ def _put_back(world: World, chance: random.Random, kept: object) -> None:
 
     def reopen() -> None:
         world.is_closed = False
+        evict = world.system.cache.delete
+        world.start_hand("models", lambda process: world.storage.resume_changes(process, evict))
 
     _later(chance.random() * 15, reopen)
 

@@ -92,7 +92,9 @@ class _Plots:
         user = self._chance.randint(1, self._setting.users)
         here = user * 100 + 1
         there = next(
-            campaign for campaign in range(here + 1, here + 99) if self._place(user, campaign) != self._place(user, here)
+            campaign
+            for campaign in range(here + 1, here + 99)
+            if self._place(user, campaign) != self._place(user, here)
         )
         time, at, ends = self._past(), self._moment(), self._setting.span
         clicks = [self._click(user, here, time + number) for number in range(2)]
@@ -165,4 +167,3 @@ class _Plots:
     @staticmethod
     def _planned(topic: str, fields: Fields, kind: str, at: float) -> Planned:
         return Planned(at, Sent(topic, as_bytes(fields), record_key(fields), kind))
-

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -70,11 +70,15 @@ class Commit(NamedTuple):
     is_writing: bool  # facts, journeys or hours
 
 
+Evict = Callable[[Sequence[int]], Awaitable[object]]
+
+
 class Storage(Protocol):
     """Ports for the product, and eyes and hands for the simulation. Hands that are no port work outside of any step."""
 
     on_commit: Callable[[Commit], None]
     on_hours: Callable[[], None]
+    hides_touches: bool  # of conversions whose multi-touch is off
 
     def facts(self, process: Process) -> FactStore: ...
     def replays(self, process: Process) -> ReplayStore: ...
@@ -92,7 +96,10 @@ class Storage(Protocol):
     def back_up(self) -> object: ...
     def restore(self, kept: Any) -> None: ...  # noqa: ANN401
     def reset(self) -> None: ...
-    async def reconfigure(self, process: Process, chance: random.Random) -> None: ...
+    def deadlocks(self) -> int: ...
+    def purged(self) -> Set[int]: ...
+    async def reconfigure(self, process: Process, chance: random.Random, evict: Evict) -> None: ...
+    async def resume_changes(self, process: Process, evict: Evict) -> None: ...
     async def rebuild(self, process: Process, keys: Sequence[HourKey]) -> None: ...
     async def purge(self, process: Process, conv_ids: Sequence[int]) -> Sequence[Any]: ...
     def close(self) -> None: ...
@@ -100,6 +107,8 @@ class Storage(Protocol):
 
 class MemoryStorage:
     """Satisfies Storage."""
+
+    hides_touches = False
 
     def __init__(
         self, step: Steps, users: Sequence[int], chance: random.Random, *, partitions: int, since: int
@@ -116,6 +125,7 @@ class MemoryStorage:
                 model_row(user_id * 100 + number, *chance.choice(DEFINITIONS)) for number in range(chance.randrange(3))
             ]
         self._step = step
+        self._deadlocks = 0
         self._connect()
 
     def _connect(self) -> None:
@@ -265,6 +275,7 @@ class MemoryStorage:
 
     def restore(self, kept: Any) -> None:  # noqa: ANN401
         facts, hours = kept
+        self._deadlocks += self.database.locks.deadlocks  # the copy has locks of its own
         for each in (self.database, self.hours_database):
             assert not each.under_way, "nobody works at a database that is being restored"
         self.database = facts
@@ -279,7 +290,16 @@ class MemoryStorage:
                 number, row.epoch + 1, "", {}, 0, {}, 0, 0, row.history_from, ()
             )
 
-    async def reconfigure(self, process: Process, chance: random.Random) -> None:
+    def deadlocks(self) -> int:
+        return self._deadlocks + self.database.locks.deadlocks + self.hours_database.locks.deadlocks
+
+    def purged(self) -> Set[int]:
+        return frozenset()
+
+    async def resume_changes(self, process: Process, evict: Evict) -> None:
+        """Each is one step here."""
+
+    async def reconfigure(self, process: Process, chance: random.Random, evict: Evict) -> None:
         if chance.random() < 0.7:
             reconfigure(chance, self.hours_database, users=self._users)
             return

@@ -9,7 +9,7 @@ from stream.core.errors import Fenced, StartRefused
 from stream.core.keys import murmur2
 from tests.simulation.audit import GROUPS, Audit, Wrong
 from tests.simulation.case import NOW, Case, Fault, chance_of, events_of, faults_of, shape_of
-from tests.simulation.hands import Replay, rebuild
+from tests.simulation.hands import Replay, purge, rebuild
 from tests.simulation.log import Broker
 from tests.simulation.processes import Process, Steps
 from tests.simulation.sql_storage import SqlStorage
@@ -220,9 +220,9 @@ class World:
     async def _finish(self) -> None:
         self.heal()
         await self.settle()
-        if self.is_purged:
-            await self._replay_all()
         with_topics = not self.is_restored
+        if self.is_purged:
+            await self._check_purge(with_topics=with_topics)
         before = self.audit.compare(with_topics=with_topics, what="at the end")
         self._check_cache()
         if text := self.storage.unaudited():
@@ -241,6 +241,19 @@ class World:
         if self.case.seed % 5 == 1 and not self.shape.is_rekeyed:
             await self._delete_by_hand()
         self.check()
+
+    async def _check_purge(self, *, with_topics: bool) -> None:
+        """What is purged shows no touchpoints and earns as its converting click alone. A replay brings it back."""
+        chance = chance_of(self.case.seed, "purge at the end")
+        self.start_hand("purge", lambda process: purge(self.system, process, chance))
+        await self.settle()
+        self.struck["purge"] += 1
+        if self.storage.journeys() and not self.storage.purged():
+            raise Wrong("a purge has purged nothing")
+        self.audit.compare(with_topics=with_topics, what="after a purge")
+        await self._replay_all()
+        if left := self.storage.purged():
+            raise Wrong(f"I6: a replay left journeys purged: {sorted(left)}")
 
     async def _delete_by_hand(self) -> None:
         """Workers go on meanwhile, and may ask SQL while it lacks what they have passed. A replay brings it back.
