@@ -50,6 +50,8 @@ HANDS = (
 RARE = ("restore",)
 AIMED = ("zombie", "late state", "late state")  # sleep that begins where waking up does the most harm
 FAULTS = tuple(dict.fromkeys((*BLOWS, *WEATHER, *HANDS, *RARE, *AIMED, "purge")))
+# What comes of faults and of contention. In 200 seeds each of them has to come, and each kind of fault to strike.
+CONSEQUENCES = ("fenced", "refused", "deadlock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def hostile(chance: random.Random, setting: Setting) -> list[Planned]:
     plots = _Plots(chance, setting)
     chosen = chance.sample([plots.there_and_back, plots.refunded, plots.ahead], 2)
     if setting.partitions > 1 and not setting.is_sql:
-        chosen += [plots.crossing] * chance.choice((0, 1, 2))
-    if not setting.is_sql and chance.random() < 0.15:
+        chosen += [plots.crossing] * chance.choice((0, 1, 1, 2))
+    if not setting.is_sql and chance.random() < 0.2:
         chosen.append(plots.crowd)
     return [planned for plot in chosen for planned in plot()]
 
@@ -85,9 +85,9 @@ class _Plots:
             yield self._planned("conversions", conversion, "ahead", self._moment())
 
     def crossing(self) -> Iterator[Planned]:
-        """Two partitions come to the same two payments in the same moment, each to another one first.
+        """Two partitions come to the same payments in the same moment, in opposite orders: each may wait for the other.
 
-        They come to the same two clicks as well: reported with campaign 0 to the one, with a campaign to the other.
+        They come to one click as well, reported with campaign 0 to the one and with a campaign to the other.
         """
         user = self._chance.randint(1, self._setting.users)
         here = user * 100 + 1
@@ -97,28 +97,31 @@ class _Plots:
             if self._place(user, campaign) != self._place(user, here)
         )
         time, at, ends = self._past(), self._moment(), self._setting.span
-        clicks = [self._click(user, here, time + number) for number in range(2)]
+        clicks = [self._click(user, here, time + number) for number in range(3)]
+        yield self._planned("clicks", clicks[0] | {"campaign_id": 0}, "crossing", at)
         for click in clicks:
-            yield self._planned("clicks", click | {"campaign_id": 0}, "crossing", at)
             yield self._planned("clicks", click, "crossing", at)
         at = at + self._chance.random() * (ends - at)
-        for campaign, places in ((here, (0, 1)), (there, (1, 0))):
+        for campaign, places in ((here, (0, 1, 2)), (there, (2, 1, 0))):
             for place in places:
                 conversion = self._conversion(clicks[place], time + HOUR)
                 conversion |= {"campaign_id": campaign, "transaction_id": f"crossing {clicks[place]['click_id']}"}
                 yield self._planned("conversions", conversion, "crossing", at)
 
     def crowd(self) -> Iterator[Planned]:
-        """More clicks of one key than a state keeps, and then conversions from the time of those it has let go."""
+        """More clicks of one key than a state keeps; then conversions, and last of all clicks, from before these."""
         user, begin = 1, self._past()
         campaign = user * 100 + 50
         until = self._setting.span * 0.6
         clicks = [self._click(user, campaign, begin + number * 60) for number in range(_CROWD)]
         for number, click in enumerate(clicks):
             yield self._planned("clicks", click, "crowd", until * number / _CROWD)
-        for place in (self._chance.randrange(8, 30), self._chance.randrange(8, 30)):
+        for place in (self._chance.randrange(2, 6), self._chance.randrange(8, 30)):  # before what is kept, and within
             conversion = self._conversion(clicks[place], clicks[place]["click_time"] + 1)
-            yield self._planned("conversions", conversion, "crowd", until + self._chance.random() * until / 2)
+            at = until + self._chance.random() * until / 3
+            yield self._planned("conversions", conversion, "crowd", at)
+            late = self._click(user, campaign, conversion["conv_time"] - self._chance.choice((0, 1, 30, 90)))
+            yield self._planned("clicks", late, "crowd", at + self._chance.random() * until / 3)
 
     # What plots are made of
 

@@ -41,7 +41,7 @@ def all_bugs() -> list[Bug]:
 
 
 def applied(patch: Path, folder: Path, *options: str) -> str:
-    """What git says; the text before the first file is passed over. Raises ValueError for a patch that no longer fits."""
+    """What git says; the text before the first file is passed over. Raises ValueError where a patch no longer fits."""
     done = subprocess.run(
         ["git", "apply", "--verbose", *options, str(patch)], cwd=folder, capture_output=True, text=True, check=False
     )
