@@ -249,6 +249,12 @@ def _models(world: World, chance: random.Random) -> None:
     world.start_hand("models", lambda process: change_models(world.system, process, chance))
 
 
+def _settings(world: World, chance: random.Random) -> None:
+    world.struck["settings"] += 1
+    evict = world.system.cache.delete
+    world.start_hand("settings", lambda process: world.storage.switch(process, chance, evict))
+
+
 def _purge(world: World, chance: random.Random) -> None:
     world.struck["purge"] += 1
     world.is_purged = True
@@ -320,6 +326,7 @@ _STRIKES: dict[str, Callable[[World, random.Random], object]] = {
     "rebuild": _rebuild,
     "killed rebuild": _killed_rebuild,
     "models": _models,
+    "settings": _settings,
     "another worker": _another_worker,
     "reader": _reader,
     "restore": _restore,

@@ -118,7 +118,7 @@ async def purge(system: System, process: Process, chance: random.Random) -> None
 async def change_models(system: System, process: Process, chance: random.Random) -> None:
     """A change whose reply was lost is not repeated: whoever made it would look first."""
     try:
-        await system.storage.reconfigure(process, chance, system.cache.delete)
+        await system.storage.reconfigure(process, chance)
     except Unavailable:
         await asyncio.sleep(0)
 

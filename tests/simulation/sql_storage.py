@@ -401,19 +401,19 @@ class SqlStorage:
         self._wanted.remove(switch)
 
     def _drawn_switch(self, chance: random.Random) -> Switch:
-        scope = chance.choice(list(ToggleScope))
+        scope = chance.choice((ToggleScope.GLOBAL, ToggleScope.GLOBAL, ToggleScope.CAMPAIGN, ToggleScope.ADVERTISER))
         user_id = chance.choice(self._users)
         ids = {ToggleScope.ADVERTISER: range(1, 10), ToggleScope.CAMPAIGN: range(user_id * 100 + 1, user_id * 100 + 4)}
         scope_id = 0 if scope is ToggleScope.GLOBAL else chance.choice(ids[scope])
-        since = self._clock() - chance.choice((0, DAY, 3 * DAY, chance.randrange(40 * DAY)))
+        since = self._clock() - chance.choice((DAY // 2, 2 * DAY, 5 * DAY, 40 * DAY))
         return Switch(user_id, scope, scope_id, chance.random() < 0.4, since)
 
-    async def reconfigure(self, process: Process, chance: random.Random, evict: Evict) -> None:
-        if chance.random() < 0.5:
-            switch = self._drawn_switch(chance)
-            self._wanted.append(switch)
-            await self._switch(process, switch, evict)
-            return
+    async def switch(self, process: Process, chance: random.Random, evict: Evict) -> None:
+        switch = self._drawn_switch(chance)
+        self._wanted.append(switch)
+        await self._switch(process, switch, evict)
+
+    async def reconfigure(self, process: Process, chance: random.Random) -> None:
         database = _SimulatedDatabase(self, process.name, "models")
         user_id, author, now = chance.choice(self._users), Author("simulated", "cli"), self._clock()
         type_name, config = chance.choice(DEFINITIONS)
