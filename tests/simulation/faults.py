@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from stream.core.errors import Unavailable
 from tests.simulation.case import Fault
+from tests.simulation.engines import Engine
 from tests.simulation.hands import Replay, change_models, purge, rebuild
 from tests.simulation.processes import Blow, Process
-from tests.simulation.workers import CHANGELOG, SOURCES
+from tests.simulation.workers import CHANGELOG, SOURCES, Worker
 from tests.simulation.world import World
 
 _REVOKE_SECONDS = 4.0  # a worker waits for 5 s; the other steps take some of them
@@ -86,14 +87,19 @@ def _late_state(world: World, chance: random.Random) -> None:
 def _fall_asleep(world: World, chance: random.Random, kind: str, place: str, *, seconds: float) -> None:
     """For longer than a session, while others are there; soon after it wakes the partitions change hands again."""
     _be_several(world)
-    worker = chance.choice(world.workers)
-    engine = worker.hours if "hours" in place else worker.journeys
+    busy = [each for each in world.workers if _engine_of(each, place).member.assigned]  # who has none does no harm
+    worker = chance.choice(busy or world.workers)
+    engine = _engine_of(worker, place)
 
     def doze(process: Process) -> None:
         _doze(process, seconds)
         _later(seconds + chance.random() * 3, lambda: _rebalance(world, chance))
 
     worker.process.blows.append(Blow(kind, chance.choice((1, 1, 2)), place, doze, lambda: engine.has_records_in_hand))
+
+
+def _engine_of(worker: Worker, place: str) -> Engine:
+    return worker.hours if "hours" in place else worker.journeys
 
 
 def _be_several(world: World) -> None:
