@@ -2,15 +2,23 @@
 
 import json
 from collections import defaultdict
+from functools import cache
 from typing import Any
 
 from stream.core.keys import partition_of
-from tests.simulation.case import AIMED, NOW, events_of, faults_of, shape_of
+from tests.simulation import case
+from tests.simulation.case import AIMED, NOW, faults_of, shape_of
 from tests.simulation.hostile import HOUR
 from tests.support.oracle_events import FURTHEST_AHEAD
+from tests.support.traffic import Sent
 
 SEEDS = range(80)
 KINDS = ("moved: its click", "moved", "refunded: its click", "refunded", "ahead", "crossing", "crowd")
+
+
+@cache
+def events_of(seed: int) -> list[tuple[float, Sent]]:
+    return case.events_of(seed)
 
 
 def plotted(kind: str) -> list[tuple[int, float, dict[str, Any]]]:
