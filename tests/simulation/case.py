@@ -49,7 +49,7 @@ HANDS = (
 )  # fmt: skip
 RARE = ("restore",)
 AIMED = ("zombie", "zombie", "late state", "late state")  # sleep that begins where waking up does the most harm
-FAULTS = tuple(dict.fromkeys((*BLOWS, *WEATHER, *HANDS, *RARE, *AIMED, "purge", "settings")))
+FAULTS = tuple(dict.fromkeys((*BLOWS, *WEATHER, *HANDS, *RARE, *AIMED, "purge", "settings", "contention")))
 # What comes of faults and of contention. In 200 seeds each of them has to come, and each kind of fault to strike.
 CONSEQUENCES = ("fenced", "refused", "deadlock")
 
@@ -173,7 +173,9 @@ def faults_of(seed: int) -> list[Fault]:
     if shape.is_rekeyed:
         kinds = [kind for kind in kinds if "replay" not in kind and kind not in ("restore", "purge")]
     drawn = sorted(Fault(chance.random() * shape.span * 1.1, kind, chance.randrange(2**32)) for kind in kinds)
-    return drawn + _aimed_faults(chance_of(seed, "aimed faults"), shape)
+    payments = {at for at, sent in events_of(seed) if (sent.topic, sent.kind) == ("conversions", "crossing")}
+    contention = [Fault(at - 0.001, "contention", 0) for at in sorted(payments)]
+    return drawn + _aimed_faults(chance_of(seed, "aimed faults"), shape) + contention
 
 
 def _aimed_faults(chance: random.Random, shape: Shape) -> list[Fault]:

@@ -98,6 +98,13 @@ def _fall_asleep(world: World, chance: random.Random, kind: str, place: str, *, 
     worker.process.blows.append(Blow(kind, chance.choice((1, 1, 2)), place, doze, lambda: engine.has_records_in_hand))
 
 
+def _contention(world: World, _chance: random.Random) -> None:
+    """The next payments take long to store, so that two chunks with the same ones come to wait for each other."""
+    for worker in world.workers:
+        for number in range(1, 7):
+            worker.process.blows.append(Blow("contention", number, "sql:write_log of", lambda _process: 0.1))
+
+
 def _engine_of(worker: Worker, place: str) -> Engine:
     return worker.hours if "hours" in place else worker.journeys
 
@@ -313,6 +320,7 @@ _STRIKES: dict[str, Callable[[World, random.Random], object]] = {
     "sleep": _sleep,
     "short sleep": _short_sleep,
     "zombie": _zombie,
+    "contention": _contention,
     "late state": _late_state,
     "stop": _stop,
     "reply lost": _reply_lost,

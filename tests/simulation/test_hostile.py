@@ -35,7 +35,7 @@ def test_plots_and_aimed_faults_stand_behind_what_is_drawn_at_random() -> None:
         assert all(sent.kind in KINDS for _, sent in events[first:])
         assert [at for at, _ in events[:first]] == sorted(at for at, _ in events[:first])
         assert all(0 <= at <= shape_of(seed).span for at, _ in events)
-        aimed = [fault.kind in (*AIMED, "settings") for fault in faults_of(seed)]
+        aimed = [fault.kind in (*AIMED, "settings", "contention") for fault in faults_of(seed)]
         assert aimed == sorted(aimed)
 
 
