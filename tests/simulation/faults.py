@@ -87,6 +87,8 @@ def _late_state(world: World, chance: random.Random) -> None:
 def _fall_asleep(world: World, chance: random.Random, kind: str, place: str, *, seconds: float) -> None:
     """For longer than a session, while others are there; soon after it wakes the partitions change hands again."""
     _be_several(world)
+    if not world.workers:
+        return
     busy = [each for each in world.workers if _engine_of(each, place).member.assigned]  # who has none does no harm
     worker = chance.choice(busy or world.workers)
     engine = _engine_of(worker, place)

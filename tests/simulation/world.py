@@ -137,11 +137,13 @@ class World:
             self.failure = error
 
     def _is_owned_by_a_sleeper(self) -> bool:
-        """Who fell asleep between the proof of its membership and SQL's row takes the partition when it wakes.
+        """Who fell asleep between the proof of its membership and SQL's row or a sender's id takes it when it wakes.
 
         The owner is fenced, exits and is started again: a pause, and no row is wrong.
         """
-        return any(row.owner in self.sleepers for group in GROUPS for row in self.storage.progress(group).values())
+        owners = {row.owner for group in GROUPS for row in self.storage.progress(group).values()}
+        senders = {getattr(sender, "owner", "") for sender in self.system.broker.senders.values()}
+        return not self.sleepers.isdisjoint(owners | senders)
 
     def kill_all(self) -> None:
         for worker in list(self.workers):
