@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.simulation.case import FAULTS, Case, events_of, faults_of, numbers_of, shape_of
+from tests.simulation.case import CONSEQUENCES, FAULTS, Case, events_of, faults_of, numbers_of, shape_of
 from tests.simulation.running import Result, run_case
 from tests.simulation.shrink import shrunk
 
@@ -33,7 +33,7 @@ def main() -> int:
     if failed is not None:
         _tell_failure(failed, is_shrinking=not options.no_shrinking)
         return 1
-    missing = [kind for kind in FAULTS if not struck[kind]]
+    missing = [kind for kind in (*FAULTS, *CONSEQUENCES) if not struck[kind]]
     if missing and seeds >= _SEEDS_FOR_EVERY_KIND:
         _tell(f"simulate: kinds that never struck: {', '.join(missing)}")
         return 1

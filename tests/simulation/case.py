@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.simulation.hostile import Setting, hostile
 from tests.support.strategies import BASE
 from tests.support.traffic import DAY, Rates, Sent, as_bytes, record_key, traffic
 
@@ -47,7 +48,10 @@ HANDS = (
     "replay", "replay", "killed replay", "rebuild", "killed rebuild", "models", "models", "another worker", "reader",
 )  # fmt: skip
 RARE = ("restore",)
-FAULTS = tuple(dict.fromkeys((*BLOWS, *WEATHER, *HANDS, *RARE, "purge")))
+AIMED = ("zombie", "zombie", "late state", "late state")  # sleep that begins where waking up does the most harm
+FAULTS = tuple(dict.fromkeys((*BLOWS, *WEATHER, *HANDS, *RARE, *AIMED, "purge", "settings", "contention")))
+# What comes of faults and of contention. In 200 seeds each of them has to come, and each kind of fault to strike.
+CONSEQUENCES = ("fenced", "refused", "deadlock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ def shape_of(seed: int) -> Shape:
 
 
 def events_of(seed: int) -> list[tuple[float, Sent]]:
-    """When each record is sent, in that order."""
+    """When each record is sent: mixed traffic in the order of its times, and behind it the plots."""
     shape, chance = shape_of(seed), chance_of(seed, "events")
     rates = Rates(
         conversions=0.2,
@@ -133,7 +137,8 @@ def events_of(seed: int) -> list[tuple[float, Sent]]:
     )
     sent = _with_edges(chance, sent)
     times = sorted(chance.random() * shape.span for _ in sent)
-    return list(zip(times, sent, strict=True))
+    setting = Setting(shape.partitions, shape.users, NOW, shape.span, shape.is_sql)
+    return [*zip(times, sent, strict=True), *hostile(chance_of(seed, "plots"), setting)]
 
 
 def _with_edges(chance: random.Random, sent: list[Sent]) -> list[Sent]:
@@ -158,7 +163,7 @@ def _with_edges(chance: random.Random, sent: list[Sent]) -> list[Sent]:
 
 
 def faults_of(seed: int) -> list[Fault]:
-    """In the order of their times."""
+    """Drawn at random in the order of their times, and behind them those that are aimed."""
     shape, chance = shape_of(seed), chance_of(seed, "faults")
     count = chance.choice((0, 6, 12, 24, 40))
     kinds = [chance.choice(chance.choice((BLOWS, BLOWS, BLOWS, WEATHER, HANDS))) for _ in range(count)]
@@ -167,7 +172,20 @@ def faults_of(seed: int) -> list[Fault]:
         kinds += ["purge", "models", "sleep", "sleep", "sleep"]
     if shape.is_rekeyed:
         kinds = [kind for kind in kinds if "replay" not in kind and kind not in ("restore", "purge")]
-    return sorted(Fault(chance.random() * shape.span * 1.1, kind, chance.randrange(2**32)) for kind in kinds)
+    drawn = sorted(Fault(chance.random() * shape.span * 1.1, kind, chance.randrange(2**32)) for kind in kinds)
+    payments = {at for at, sent in events_of(seed) if (sent.topic, sent.kind) == ("conversions", "crossing")}
+    contention = [Fault(at - 0.001, "contention", 0) for at in sorted(payments)]
+    return drawn + _aimed_faults(chance_of(seed, "aimed faults"), shape) + contention
+
+
+def _aimed_faults(chance: random.Random, shape: Shape) -> list[Fault]:
+    """Sleep while records come in: who has nothing in hand does no harm. Settings on SQL, as the twin has no rows."""
+    kinds = [chance.choice(AIMED) for _ in range(chance.choice((1, 1, 2)))]
+    aimed = [Fault((0.05 + 0.6 * chance.random()) * shape.span, kind, chance.randrange(2**32)) for kind in kinds]
+    if shape.is_sql:  # when there are rows that are to change with them
+        kinds = ["settings"] * chance.choice((1, 2, 3))
+        aimed += [Fault((0.5 + 0.6 * chance.random()) * shape.span, kind, chance.randrange(2**32)) for kind in kinds]
+    return aimed
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from faust.types import TP
 from stream.engine import barrier, consumer, log_place, outbox, sending
 from stream.engine.fetching import Fetch, Fetched
 from tests.simulation.log import Broker, Content, Group, Member
-from tests.simulation.processes import Steps
+from tests.simulation.processes import Steps, running
 
 BATCH_RECORDS = 40
 HEARTBEAT_SECONDS = 2.0
@@ -46,8 +46,11 @@ class SimulatedProducer:
         self._id = transactional_id
         self._pending: list[tuple[str, int, Content]] | None = None
         self.loses_answers = 0
+        self.owner = ""  # name of the process that started it
 
     async def start(self) -> None:
+        process = running()
+        self.owner = process.name if process is not None else ""
         await self._step("log:producer")
         if self._id is not None:
             self._broker.senders[self._id] = self
@@ -95,7 +98,11 @@ class SimulatedProducer:
         self._pending = []
 
     async def abort_transaction(self) -> None:
-        self._pending = None
+        """What was sent has taken its offsets, and the marker one more; nobody reads a record there."""
+        pending, self._pending = self._pending or [], None
+        places = [(topic, partition) for topic, partition, _ in pending]
+        for topic, partition in places + sorted(set(places)):
+            self._broker.topics[topic][partition].skip()
 
     async def commit_transaction(self) -> None:
         await self._step("log:commit of outputs")

@@ -157,6 +157,7 @@ class Engine:
         self.thread = SimulatedThread(broker, step, self.client, parts.most)
         self._chunks: asyncio.Queue[Chunk] = asyncio.Queue()
         self.chunks_done = 0
+        self.has_records_in_hand = False  # in the chunk that was passed on last
 
     def build(self, handler: ChunkHandler, fail: Callable[[BaseException], None]) -> None:
         parts = self.parts
@@ -277,6 +278,7 @@ class Engine:
         while True:
             chunk = await self._chunks.get()
             await self.step("agent")
+            self.has_records_in_hand = bool(chunk.arrivals)
             self.barrier.begin(chunk)
 
     async def leave(self) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from stream.core.errors import Unavailable
 from tests.simulation.case import Fault
+from tests.simulation.engines import Engine
 from tests.simulation.hands import Replay, change_models, purge, rebuild
 from tests.simulation.processes import Blow, Process
-from tests.simulation.workers import CHANGELOG, SOURCES
+from tests.simulation.workers import CHANGELOG, SOURCES, Worker
 from tests.simulation.world import World
 
 _REVOKE_SECONDS = 4.0  # a worker waits for 5 s; the other steps take some of them
@@ -68,6 +69,52 @@ def _short_sleep(world: World, chance: random.Random) -> None:
 def _doze(process: Process, seconds: float) -> None:
     process.sleep()
     _later(seconds, process.wake)
+
+
+def _zombie(world: World, chance: random.Random) -> None:
+    """It falls asleep between the proof of its membership and the fence, with records in hand."""
+    place = "sql:pass_fence of hours" if chance.random() < 0.2 else "sql:pass_fence of journeys"
+    if world.shape.is_sql:
+        place = place.replace("pass_fence", "begin")
+    _fall_asleep(world, chance, "zombie", place, seconds=11 + chance.random() * 8)
+
+
+def _late_state(world: World, chance: random.Random) -> None:
+    """What it remembers is written after a new owner has begun, and then read by whoever comes next."""
+    _fall_asleep(world, chance, "late state", "log:send states", seconds=16 + chance.random() * 8)
+
+
+def _fall_asleep(world: World, chance: random.Random, kind: str, place: str, *, seconds: float) -> None:
+    """For longer than a session, while others are there; soon after it wakes the partitions change hands again."""
+    _be_several(world)
+    if not world.workers:
+        return
+    busy = [each for each in world.workers if _engine_of(each, place).member.assigned]  # who has none does no harm
+    worker = chance.choice(busy or world.workers)
+    engine = _engine_of(worker, place)
+
+    def doze(process: Process) -> None:
+        _doze(process, seconds)
+        _later(seconds + chance.random() * 3, lambda: _rebalance(world, chance))
+
+    worker.process.blows.append(Blow(kind, chance.choice((1, 1, 2)), place, doze, lambda: engine.has_records_in_hand))
+
+
+def _contention(world: World, _chance: random.Random) -> None:
+    """The next payments take long to store, so that two chunks with the same ones come to wait for each other."""
+    for worker in world.workers:
+        for number in range(1, 7):
+            worker.process.blows.append(Blow("contention", number, "sql:write_log of", lambda _process: 0.1))
+
+
+def _engine_of(worker: Worker, place: str) -> Engine:
+    return worker.hours if "hours" in place else worker.journeys
+
+
+def _be_several(world: World) -> None:
+    world.wanted_workers = max(2, world.wanted_workers)
+    while len(world.workers) < world.wanted_workers and not world.is_closed:
+        world.start_worker()
 
 
 def _stop(world: World, chance: random.Random) -> None:
@@ -217,6 +264,12 @@ def _models(world: World, chance: random.Random) -> None:
     world.start_hand("models", lambda process: change_models(world.system, process, chance))
 
 
+def _settings(world: World, chance: random.Random) -> None:
+    world.struck["settings"] += 1
+    evict = world.system.cache.delete
+    world.start_hand("settings", lambda process: world.storage.switch(process, chance, evict))
+
+
 def _purge(world: World, chance: random.Random) -> None:
     world.struck["purge"] += 1
     world.is_purged = True
@@ -258,6 +311,8 @@ def _put_back(world: World, chance: random.Random, kept: object) -> None:
 
     def reopen() -> None:
         world.is_closed = False
+        evict = world.system.cache.delete
+        world.start_hand("models", lambda process: world.storage.resume_changes(process, evict))
 
     _later(chance.random() * 15, reopen)
 
@@ -266,6 +321,9 @@ _STRIKES: dict[str, Callable[[World, random.Random], object]] = {
     "crash": _crash,
     "sleep": _sleep,
     "short sleep": _short_sleep,
+    "zombie": _zombie,
+    "contention": _contention,
+    "late state": _late_state,
     "stop": _stop,
     "reply lost": _reply_lost,
     "conflict": _conflict,
@@ -284,6 +342,7 @@ _STRIKES: dict[str, Callable[[World, random.Random], object]] = {
     "rebuild": _rebuild,
     "killed rebuild": _killed_rebuild,
     "models": _models,
+    "settings": _settings,
     "another worker": _another_worker,
     "reader": _reader,
     "restore": _restore,

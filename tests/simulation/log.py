@@ -84,9 +84,6 @@ class Group:
     committed: dict[tuple[str, int], int] = field(default_factory=dict)
     before_commit: Callable[[int, Mapping[str, int]], None] = lambda _partition, _offsets: None
 
-    def committed_of(self, partition: int) -> dict[str, int | None]:
-        return {topic: self.committed.get((topic, partition)) for topic in self.topics}
-
     def is_current(self, member: Member) -> bool:
         """As the coordinator sees it, whatever the member believes."""
         return member in self.members and member.generation == self.generation

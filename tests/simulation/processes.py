@@ -63,12 +63,16 @@ class Process:
 
 @dataclass(slots=True)
 class Blow:
-    """What strikes a process at one of its steps: the `after`-th from here on whose name begins with `where`."""
+    """What strikes a process at one of its steps: the `after`-th from here on whose name begins with `where`.
+
+    Only steps count at which `fits` holds.
+    """
 
     kind: str
     after: int
     where: str
     strike: Callable[["Process"], float | None]
+    fits: Callable[[], bool] = lambda: True
 
 
 class Steps:
@@ -111,7 +115,7 @@ class Steps:
     def _struck_for(self, process: Process, name: str) -> float:
         """Seconds that the step alone is held up, while the process goes on."""
         seconds = 0.0
-        for blow in [each for each in process.blows if name.startswith(each.where)]:
+        for blow in [each for each in process.blows if name.startswith(each.where) and each.fits()]:
             blow.after -= 1
             if blow.after <= 0:
                 process.blows.remove(blow)

@@ -61,6 +61,7 @@ async def _run(case: Case, result: Result) -> None:
             result.events = world.events
             result.steps = sum(world.step.counts.values())
             result.struck = world.struck
+            result.struck["deadlock"] += world.storage.deadlocks()
             world.storage.close()
 
 

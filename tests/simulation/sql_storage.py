@@ -22,6 +22,8 @@ from stream.core.events import Click
 from stream.core.hours import HourKey
 from stream.core.keys import partition_of
 from stream.core.progress import PartitionProgress
+from stream.core.toggles import Toggle, ToggleScope
+from stream.engine.barrier import patiently
 from stream.replay.ports import ReplayStore
 from tables.sql.addresses import SQLITE
 from tables.sql.audit import Author
@@ -33,14 +35,17 @@ from tables.sql.model_store import ModelEdit, ModelPlace, NewModel, create_model
 from tables.sql.purge_ranges import meant_by_ids
 from tables.sql.purges import look_to_purge, purge_batch
 from tables.sql.replays import SqlReplayStore
+from tables.sql.setting_store import Switch, set_multi_touch
 from tables.sql.upgrade import upgrade_schema
 from tests.simulation.processes import Process, Steps
-from tests.simulation.storage import JOURNEYS, Commit, Rows, ShownHour, ShownJourney
+from tests.simulation.storage import JOURNEYS, Commit, Evict, Rows, ShownHour, ShownJourney
+from tests.support import hour_oracle as oracle
 from tests.support.hour_examples import DEFINITIONS
-from tests.support.hour_oracle import Model, Switch
+from tests.support.hour_oracle import Model
 from tests.support.hour_rows import read_hours, torn_hours
 from tests.support.row_locks import RowLocks
 from tests.support.rows import read_journeys, read_touchpoints
+from tests.support.traffic import DAY
 
 _WORK = ("202_stream_clicks", "202_stream_journeys", "202_attribution_snapshots", "202_attribution_touchpoints")
 _SETTLED = "PRAGMA synchronous=OFF"
@@ -52,6 +57,16 @@ _TOUCHES = "SELECT conv_id, click_id, click_time FROM `202_conversion_touchpoint
 _JOURNEYS = (
     "SELECT conv_id, user_id, campaign_id, journey_visitor_id, conv_time, click_id, outcome, version"
     " FROM `202_stream_journeys` ORDER BY conv_id"
+)
+_SETTINGS = (
+    "SELECT user_id, scope_type, scope_id, multi_touch_enabled, multi_touch_enabled_at, multi_touch_disabled_at"
+    " FROM `202_attribution_settings`"
+)
+_TOGGLES = (
+    "SELECT user_id, scope_type, COALESCE(scope_id, 0), since, is_enabled FROM `202_stream_toggles`"
+    " UNION SELECT user_id, scope_type, COALESCE(scope_id, 0), COALESCE(CASE multi_touch_enabled WHEN 1"
+    " THEN multi_touch_enabled_at ELSE multi_touch_disabled_at END, effective_at), multi_touch_enabled"
+    " FROM `202_attribution_settings`"
 )
 _HOURS = "SELECT user_id, date_hour, revision, published_revision, is_final, configuration FROM `202_stream_hours`"
 
@@ -77,9 +92,10 @@ class _Cursor:
 class _Driver:
     """In place of aiosqlite's connection."""
 
-    def __init__(self, storage: "SqlStorage", owner: str) -> None:
+    def __init__(self, storage: "SqlStorage", owner: str, group: str) -> None:
         self.owner = owner
         self._storage = storage
+        self._group = group
         self._connection = storage.idle.pop() if storage.idle else storage.connect()
         self._locked: set[int] = set()  # partitions whose rows of progress were locked
         self._moved: tuple[str, int | None, dict[str, int]] = ("", None, {})
@@ -93,7 +109,7 @@ class _Driver:
 
     async def execute(self, statement: str, parameters: Sequence[Any]) -> _Cursor:
         if statement == "BEGIN IMMEDIATE":
-            await self._storage.step("sql:begin")
+            await self._storage.step(f"sql:begin of {self._group}")
             await self._storage.writer.take(self, "the only writer")
         elif statement == "COMMIT":
             return await self._commit()
@@ -121,7 +137,7 @@ class _Driver:
             return
         if statement.startswith("SELECT") and len(parameters) == 2:
             self._locked.add(parameters[1])
-        elif "SET next_offsets" in statement and "owner = ?" in statement and len(parameters) == 11:
+        elif "SET next_offsets" in statement:  # whatever it asks for of owner and epoch: that is what is audited
             self._locked.add(parameters[7])
             self._moved = parameters[6], parameters[7], json.loads(parameters[0])
 
@@ -150,17 +166,18 @@ class _Driver:
 class _SimulatedDatabase(Database):
     """Its transactions are the shipped ones."""
 
-    def __init__(self, storage: "SqlStorage", owner: str) -> None:
+    def __init__(self, storage: "SqlStorage", owner: str, group: str) -> None:
         self.dialect = SQLITE
         self._storage = storage
         self._owner = owner
+        self._group = group
         self._writer = asyncio.Lock()
 
     async def close(self) -> None: ...
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
-        driver = _Driver(self._storage, self._owner)
+        driver = _Driver(self._storage, self._owner, self._group)
         self._storage.drivers.append(driver)
         try:
             yield SqliteConnection(driver)
@@ -173,6 +190,8 @@ class _SimulatedDatabase(Database):
 
 class SqlStorage:
     """Satisfies Storage."""
+
+    hides_touches = True
 
     def __init__(self, step: Steps, users: Sequence[int], *, partitions: int, clock: Callable[[], int]) -> None:
         self.step = step
@@ -190,6 +209,7 @@ class SqlStorage:
         self.url = f"sqlite+aiosqlite:///{self._file}"
         self._eyes = self.connect()
         self._copies = 0
+        self._wanted: list[Switch] = []  # changes of settings that are not finished
 
     def connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
@@ -200,18 +220,19 @@ class SqlStorage:
         return Writing(owner=process.name, clock=self._clock, **options)
 
     def facts(self, process: Process) -> FactStore:
-        return SqlFactStore(_SimulatedDatabase(self, process.name), self._writing(process, writes_conversion_logs=True))
+        writing = self._writing(process, writes_conversion_logs=True)
+        return SqlFactStore(_SimulatedDatabase(self, process.name, JOURNEYS), writing)
 
     def replays(self, process: Process) -> ReplayStore:
         writing = self._writing(process, writes_conversion_logs=True)
-        return SqlReplayStore(_SimulatedDatabase(self, process.name), writing, run_id=0)
+        return SqlReplayStore(_SimulatedDatabase(self, process.name, "replays"), writing, run_id=0)
 
     def hours(self, process: Process) -> HourStore:
         return self._hour_store(process)
 
     def _hour_store(self, process: Process) -> SqlHourStore:
         writing = self._writing(process, writes_conversion_logs=False, topic_group=HOURS_GROUP)
-        return SqlHourStore(_SimulatedDatabase(self, process.name), writing, scopes="all")
+        return SqlHourStore(_SimulatedDatabase(self, process.name, HOURS_GROUP), writing, scopes="all")
 
     def cut_off(self, owner: str) -> None:
         for driver in [each for each in self.drivers if each.owner == owner]:
@@ -249,9 +270,13 @@ class SqlStorage:
         return [(row[0], ModelRow(row[1], row[2], row[3] or "", bool(row[4]))) for row in sorted(rows)]
 
     def hour_rows(self) -> Mapping[HourKey, ShownHour]:
-        models = self._model_rows()
+        models, toggles = self._model_rows(), self._toggles()
         revisions = {
-            user_id: configuration_of([row for owner, row in models if owner == user_id], [], scopes="all").revision
+            user_id: configuration_of(
+                [row for owner, row in models if owner == user_id],
+                [toggle for owner, toggle in toggles if owner == user_id],
+                scopes="all",
+            ).revision
             for user_id in self._users
         }
         return {
@@ -263,19 +288,44 @@ class SqlStorage:
         logs = self._eyes.execute("SELECT conv_id FROM `202_conversion_logs` ORDER BY conv_id")
         return Rows(read_touchpoints(self.url), read_journeys(self.url), [row[0] for row in logs], read_hours(self.url))
 
-    def configuration(self) -> tuple[list[Model], list[Switch]]:
+    def configuration(self) -> tuple[list[Model], list[oracle.Switch]]:
         return [
             Model(user_id, row.model_id, row.type_name, json.loads(row.config_text or "{}"))
             for user_id, row in self._model_rows()
             if row.is_active
-        ], []
+        ], [oracle.Switch(user_id, *toggle) for user_id, toggle in self._toggles()]
+
+    def _toggles(self) -> list[tuple[int, Toggle]]:
+        """What the rows of settings say, and what they said before."""
+        found = {(row[0], *row[1:]) for row in self._eyes.execute(_TOGGLES)}
+        return sorted(
+            (user_id, Toggle(ToggleScope(scope), scope_id, since, bool(is_on)))
+            for user_id, scope, scope_id, since, is_on in found
+        )
 
     def torn(self) -> str:
         found = torn_hours(self.url)
         return f"torn: {found}" if found else ""
 
     def unaudited(self) -> str:
-        """'' where what each model is now stands as the result of the last change that was written down: I7."""
+        """'' where what each model and setting is now stands as the result of the last change that was told of: I7."""
+        return self._unaudited_models() or self._unaudited_settings()
+
+    def _unaudited_settings(self) -> str:
+        told: dict[tuple[int, str, int | None], dict[str, Any]] = {}
+        statement = "SELECT user_id, metadata FROM `202_attribution_audit` WHERE action = ? ORDER BY audit_id"
+        for user_id, metadata in self._eyes.execute(statement, ["settings_update"]):
+            entry = json.loads(metadata)
+            place = user_id, entry["after"]["scope"], entry["after"]["scope_id"]
+            if not entry["actor"] or not entry["source"] or entry["before"] != told.get(place):
+                return f"setting {place} was changed without an audit row before {entry}"
+            told[place] = entry["after"]
+        rows = {(row[0], row[1], row[2]): (bool(row[3]), row[4], row[5]) for row in self._eyes.execute(_SETTINGS)}
+        names = ("multi_touch_enabled", "multi_touch_enabled_at", "multi_touch_disabled_at")
+        said = {place: tuple(after[name] for name in names) for place, after in told.items()}
+        return f"the settings are {rows}, and the audit says {said}" if rows != said else ""
+
+    def _unaudited_models(self) -> str:
         told: dict[int, dict[str, Any]] = {}
         statement = (
             "SELECT model_id, metadata FROM `202_attribution_audit` WHERE action LIKE 'model_%' ORDER BY audit_id"
@@ -308,11 +358,13 @@ class SqlStorage:
         path = Path(self._folder.name) / f"copy{self._copies}.db"
         with contextlib.closing(sqlite3.connect(path)) as kept:
             self._eyes.backup(kept)
-        return path
+        return path, list(self._wanted)
 
     def restore(self, kept: Any) -> None:  # noqa: ANN401
         assert not self.drivers, "nobody works at a database that is being restored"
-        with contextlib.closing(sqlite3.connect(kept)) as copied:
+        path, wanted = kept
+        self._wanted += [switch for switch in wanted if switch not in self._wanted]
+        with contextlib.closing(sqlite3.connect(path)) as copied:
             copied.backup(self._eyes)
 
     def reset(self) -> None:
@@ -328,8 +380,41 @@ class SqlStorage:
                 [newest, group],
             )
 
+    def deadlocks(self) -> int:
+        """One writer at a time has none."""
+        return 0
+
+    def purged(self) -> Set[int]:
+        return {row[0] for row in self._eyes.execute("SELECT conv_id FROM `202_stream_journeys` WHERE purged = 1")}
+
+    async def resume_changes(self, process: Process, evict: Evict) -> None:
+        """Whoever gave the command gives it again, after the database was put back."""
+        for switch in list(self._wanted):
+            await self._switch(process, switch, evict)
+
+    async def _switch(self, process: Process, switch: Switch, evict: Evict) -> None:
+        database = _SimulatedDatabase(self, process.name, "settings")
+        author = Author("simulated", "cli")
+        await patiently(
+            lambda _: set_multi_touch(database, switch, author, now=self._clock, evict=evict), lambda _: None
+        )
+        self._wanted.remove(switch)
+
+    def _drawn_switch(self, chance: random.Random) -> Switch:
+        scope = chance.choice((ToggleScope.GLOBAL, ToggleScope.GLOBAL, ToggleScope.CAMPAIGN, ToggleScope.ADVERTISER))
+        user_id = chance.choice(self._users)
+        ids = {ToggleScope.ADVERTISER: range(1, 10), ToggleScope.CAMPAIGN: range(user_id * 100 + 1, user_id * 100 + 4)}
+        scope_id = 0 if scope is ToggleScope.GLOBAL else chance.choice(ids[scope])
+        since = self._clock() - chance.choice((DAY // 2, 2 * DAY, 5 * DAY, 40 * DAY))
+        return Switch(user_id, scope, scope_id, chance.random() < 0.4, since)
+
+    async def switch(self, process: Process, chance: random.Random, evict: Evict) -> None:
+        switch = self._drawn_switch(chance)
+        self._wanted.append(switch)
+        await self._switch(process, switch, evict)
+
     async def reconfigure(self, process: Process, chance: random.Random) -> None:
-        database = _SimulatedDatabase(self, process.name)
+        database = _SimulatedDatabase(self, process.name, "models")
         user_id, author, now = chance.choice(self._users), Author("simulated", "cli"), self._clock()
         type_name, config = chance.choice(DEFINITIONS)
         own = [row for owner, row in self._model_rows() if owner == user_id]
@@ -350,7 +435,7 @@ class SqlStorage:
 
     async def purge(self, process: Process, conv_ids: Sequence[int]) -> Sequence[Any]:
         """Returns the journeys that others are to be told of."""
-        database = _SimulatedDatabase(self, process.name)
+        database = _SimulatedDatabase(self, process.name, "purges")
         async with database.reading() as connection:
             meant = await meant_by_ids(connection, conv_ids)
         batch = await purge_batch(database, meant, look_to_purge(), partitions=self.partitions, now=self._clock())

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -70,11 +70,15 @@ class Commit(NamedTuple):
     is_writing: bool  # facts, journeys or hours
 
 
+Evict = Callable[[Sequence[int]], Awaitable[object]]
+
+
 class Storage(Protocol):
     """Ports for the product, and eyes and hands for the simulation. Hands that are no port work outside of any step."""
 
     on_commit: Callable[[Commit], None]
     on_hours: Callable[[], None]
+    hides_touches: bool  # of conversions whose multi-touch is off
 
     def facts(self, process: Process) -> FactStore: ...
     def replays(self, process: Process) -> ReplayStore: ...
@@ -92,7 +96,11 @@ class Storage(Protocol):
     def back_up(self) -> object: ...
     def restore(self, kept: Any) -> None: ...  # noqa: ANN401
     def reset(self) -> None: ...
+    def deadlocks(self) -> int: ...
+    def purged(self) -> Set[int]: ...
     async def reconfigure(self, process: Process, chance: random.Random) -> None: ...
+    async def switch(self, process: Process, chance: random.Random, evict: Evict) -> None: ...
+    async def resume_changes(self, process: Process, evict: Evict) -> None: ...
     async def rebuild(self, process: Process, keys: Sequence[HourKey]) -> None: ...
     async def purge(self, process: Process, conv_ids: Sequence[int]) -> Sequence[Any]: ...
     def close(self) -> None: ...
@@ -100,6 +108,8 @@ class Storage(Protocol):
 
 class MemoryStorage:
     """Satisfies Storage."""
+
+    hides_touches = False
 
     def __init__(
         self, step: Steps, users: Sequence[int], chance: random.Random, *, partitions: int, since: int
@@ -116,13 +126,17 @@ class MemoryStorage:
                 model_row(user_id * 100 + number, *chance.choice(DEFINITIONS)) for number in range(chance.randrange(3))
             ]
         self._step = step
+        self._deadlocks = 0
         self._connect()
 
     def _connect(self) -> None:
         async def before(name: str) -> None:
-            await self._step("sql:" + name)
+            await self._step(f"sql:{name} of journeys")
 
-        self.database.before_step = self.hours_database.before_step = before
+        async def before_of_hours(name: str) -> None:
+            await self._step(f"sql:{name} of hours")
+
+        self.database.before_step, self.hours_database.before_step = before, before_of_hours
         self.database.partitions = self._partitions
         self.database.after_commit = lambda done: self.on_commit(
             Commit(
@@ -266,6 +280,7 @@ class MemoryStorage:
 
     def restore(self, kept: Any) -> None:  # noqa: ANN401
         facts, hours = kept
+        self._deadlocks += self.database.locks.deadlocks  # the copy has locks of its own
         for each in (self.database, self.hours_database):
             assert not each.under_way, "nobody works at a database that is being restored"
         self.database = facts
@@ -280,6 +295,18 @@ class MemoryStorage:
             self.hours_database.progress[number] = PartitionProgress(
                 number, row.epoch + 1, "", {}, 0, {}, 0, 0, row.history_from, ()
             )
+
+    def deadlocks(self) -> int:
+        return self._deadlocks + self.database.locks.deadlocks + self.hours_database.locks.deadlocks
+
+    def purged(self) -> Set[int]:
+        return frozenset()
+
+    async def resume_changes(self, process: Process, evict: Evict) -> None:
+        """Each is one step here."""
+
+    async def switch(self, process: Process, chance: random.Random, evict: Evict) -> None:
+        """Here settings are changed with the models."""
 
     async def reconfigure(self, process: Process, chance: random.Random) -> None:
         if chance.random() < 0.7:

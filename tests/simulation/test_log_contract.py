@@ -3,25 +3,36 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
 
 from stream.core.errors import Fenced
 from stream.engine import sending as sending_module
 from stream.engine.committing import OffsetCommits
+from stream.engine.fetching import ChunkThread
 from stream.engine.outbox import Outbox
 from stream.engine.sending import FencedSending
 from stream.wire.outgoing import OutgoingRecord
 from tests.simulation.case import chance_of
-from tests.simulation.clients import BATCH_RECORDS, SimulatedConsumer, SimulatedProducer
+from tests.simulation.clients import BATCH_RECORDS, SimulatedConsumer, SimulatedProducer, SimulatedThread
 from tests.simulation.log import Broker, Group, Member
 from tests.simulation.processes import Steps
 
 PARTITIONS = 2
+
+
+class Round(NamedTuple):
+    """Offsets of the records that a fetch gave, the position behind them, and whether that is the end."""
+
+    offsets: Sequence[int]
+    next: int
+    is_end: bool
 
 
 class Log(Protocol):
@@ -34,6 +45,8 @@ class Log(Protocol):
     async def join(self) -> Any: ...  # noqa: ANN401 -- a consumer in the group, which takes it over from those before
     async def values(self, partition: int) -> Sequence[tuple[int, bytes | None, bytes | None]]: ...
     async def end(self, partition: int) -> int: ...
+    async def abort(self, partition: int, value: bytes) -> None: ...
+    async def fetch(self, partition: int, start: int, most: int) -> Round: ...
 
 
 class SimulatedLog:
@@ -70,6 +83,22 @@ class SimulatedLog:
 
     async def end(self, partition: int) -> int:
         return self._broker.topics[self.topic][partition].end
+
+    async def abort(self, partition: int, value: bytes) -> None:
+        producer = self.producer(transactional_id="aborting")
+        await producer.start()
+        await producer.begin_transaction()
+        await producer.send(self.topic, value=value, key=b"key", partition=partition, timestamp_ms=1, headers=())
+        await producer.abort_transaction()
+
+    async def fetch(self, partition: int, start: int, most: int) -> Round:
+        place = TP(self.topic, partition)
+        thread = SimulatedThread(self._broker, self._step, await self.join(), lambda: most)
+        thread.positions[place] = start
+        fetch = await thread.getmany({place}, 0.1)
+        (part,) = fetch.parts
+        assert part.start == start
+        return Round([record.offset for record in part.records], part.next, fetch.ends[place])
 
 
 class RealLog:
@@ -139,6 +168,38 @@ class RealLog:
             return [(record.offset, record.key, record.value) for record in found]
         finally:
             await reader.stop()
+
+    async def abort(self, partition: int, value: bytes) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self._kafka, transactional_id=f"{self.topic}-aborting")
+        await producer.start()
+        await producer.begin_transaction()
+        await producer.send_and_wait(self.topic, value=value, key=b"key", partition=partition)
+        await producer.abort_transaction()
+        await producer.stop()
+
+    async def fetch(self, partition: int, start: int, most: int) -> Round:
+        """By the shipped thread's own way of fetching, until it is told of anything."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._kafka, isolation_level="read_committed", enable_auto_commit=False
+        )
+        await consumer.start()
+        place = TopicPartition(self.topic, partition)
+        consumer.assign([place])
+        consumer.seek(place, start)
+        thread: Any = ChunkThread.__new__(ChunkThread)
+        thread.consumer, thread.app = SimpleNamespace(flow_active=True), SimpleNamespace(consumer_generation_id=1)
+        offsets: list[int] = []
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    fetch = await thread._fetch_records(consumer, {place}, 0.5, most - len(offsets))
+                    offsets += [record.offset for part in fetch.parts for record in part.records]
+                    following = await consumer.position(place)
+                    is_end = fetch.ends[TP(self.topic, partition)]
+                    if len(offsets) == most or (is_end and following > start):
+                        return Round(offsets, following, is_end)
+        finally:
+            await consumer.stop()
 
     async def end(self, partition: int) -> int:
         place = TopicPartition(self.topic, partition)
@@ -215,6 +276,28 @@ async def test_what_failed_half_way_is_not_seen(log: Log) -> None:
         await sending.send(0, broken())
     await sending.send(0, records(log, 0, "whole"))
     assert [value for _, _, value in await log.values(0)] == [b"whole"]
+
+
+async def test_an_aborted_transaction_takes_offsets_and_gives_no_record(log: Log) -> None:
+    await log.abort(0, b"half")
+    await log.outbox().send(records(log, 0, "whole"))
+    assert await log.values(0) == [(2, b"key", b"whole")]
+    assert await log.fetch(0, 0, 10) == Round([2], 3, is_end=True)
+
+
+async def test_a_fetch_gives_records_the_place_behind_them_and_whether_that_is_the_end(log: Log) -> None:
+    await log.outbox().send(records(log, 1, *"abcde"))
+    assert await log.fetch(1, 0, 3) == Round([0, 1, 2], 3, is_end=False)
+    assert await log.fetch(1, 3, 10) == Round([3, 4], 5, is_end=True)
+
+
+async def test_a_fetch_passes_over_the_markers_of_transactions(log: Log) -> None:
+    sending = log.sending()
+    await sending.take_over(0)
+    await sending.send(0, records(log, 0, "a"))
+    await sending.send(0, records(log, 0, "b"))
+    assert await log.fetch(0, 0, 10) == Round([0, 2], 4, is_end=True)
+    assert await log.fetch(0, 3, 10) == Round([], 4, is_end=True)
 
 
 async def test_offsets_of_a_member_that_was_replaced_are_refused(log: Log) -> None:

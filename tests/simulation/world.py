@@ -9,7 +9,7 @@ from stream.core.errors import Fenced, StartRefused
 from stream.core.keys import murmur2
 from tests.simulation.audit import GROUPS, Audit, Wrong
 from tests.simulation.case import NOW, Case, Fault, chance_of, events_of, faults_of, shape_of
-from tests.simulation.hands import Replay, rebuild
+from tests.simulation.hands import Replay, purge, rebuild
 from tests.simulation.log import Broker
 from tests.simulation.processes import Process, Steps
 from tests.simulation.sql_storage import SqlStorage
@@ -137,11 +137,13 @@ class World:
             self.failure = error
 
     def _is_owned_by_a_sleeper(self) -> bool:
-        """Who fell asleep between the proof of its membership and SQL's row takes the partition when it wakes.
+        """Who fell asleep between the proof of its membership and SQL's row or a sender's id takes it when it wakes.
 
         The owner is fenced, exits and is started again: a pause, and no row is wrong.
         """
-        return any(row.owner in self.sleepers for group in GROUPS for row in self.storage.progress(group).values())
+        owners = {row.owner for group in GROUPS for row in self.storage.progress(group).values()}
+        senders = {getattr(sender, "owner", "") for sender in self.system.broker.senders.values()}
+        return not self.sleepers.isdisjoint(owners | senders)
 
     def kill_all(self) -> None:
         for worker in list(self.workers):
@@ -209,9 +211,9 @@ class World:
     async def _break(self) -> None:
         faults = faults_of(self.case.seed)
         numbers = range(len(faults)) if self.case.faults is None else self.case.faults
-        for number in numbers:
-            await self._until(faults[number].at)
-            self._strike(self, faults[number])
+        for fault in sorted(faults[number] for number in numbers):
+            await self._until(fault.at)
+            self._strike(self, fault)
 
     async def _until(self, at: float) -> None:
         await asyncio.sleep(max(0.0, at - self._loop.time()))
@@ -220,9 +222,9 @@ class World:
     async def _finish(self) -> None:
         self.heal()
         await self.settle()
-        if self.is_purged:
-            await self._replay_all()
         with_topics = not self.is_restored
+        if self.is_purged:
+            await self._check_purge(with_topics=with_topics)
         before = self.audit.compare(with_topics=with_topics, what="at the end")
         self._check_cache()
         if text := self.storage.unaudited():
@@ -241,6 +243,19 @@ class World:
         if self.case.seed % 5 == 1 and not self.shape.is_rekeyed:
             await self._delete_by_hand()
         self.check()
+
+    async def _check_purge(self, *, with_topics: bool) -> None:
+        """What is purged shows no touchpoints and earns as its converting click alone. A replay brings it back."""
+        chance = chance_of(self.case.seed, "purge at the end")
+        self.start_hand("purge", lambda process: purge(self.system, process, chance))
+        await self.settle()
+        self.struck["purge"] += 1
+        if self.storage.journeys() and not self.storage.purged():
+            raise Wrong("a purge has purged nothing")
+        self.audit.compare(with_topics=with_topics, what="after a purge")
+        await self._replay_all()
+        if left := self.storage.purged():
+            raise Wrong(f"I6: a replay left journeys purged: {sorted(left)}")
 
     async def _delete_by_hand(self) -> None:
         """Workers go on meanwhile, and may ask SQL while it lacks what they have passed. A replay brings it back.

@@ -118,7 +118,7 @@ def expected_hours(
     for model in models:
         models_by_user[model.user_id].append(model)
     for earning in earnings:
-        known = earning if is_multi_touch(switches, earning) else _alone(earning)
+        known = earning if is_multi_touch(switches, earning) else alone(earning)
         for model in models_by_user[earning.user_id]:
             rows = shares(model, known)
             place = earning.user_id, model.model_id, earning.date_hour
@@ -159,7 +159,7 @@ def _stored(amount: Decimal) -> Decimal:
     return amount.quantize(Decimal("0.0001"), ROUND_HALF_UP) + 0  # no minus before a zero
 
 
-def _alone(earning: Earning) -> Earning:
+def alone(earning: Earning) -> Earning:
     return earning._replace(touches=tuple(touch for touch in earning.touches if touch.click_id == earning.click_id))
 
 

@@ -140,17 +140,19 @@ class MemoryTransaction:
             await self._lock(("log", conv_id))
             self._logs[conv_id] = None
         await self._database.before_step("write_logs")
-        for journey in journeys:
+        for journey in sorted(journeys, key=lambda each: each.conversion.conv_id):
             if journey.outcome is Outcome.COUNTED:
                 row = (journey.conversion.click_id, journey.conversion.transaction_id)
                 if row[1]:
+                    await self._database.before_step("write_log")  # the server locks row after row
                     await self._lock(("payment", row))
                     if row in self._log_rows().values():
                         raise Unavailable("two counting conversions of one transaction: another partition swaps them")
                 self._logs[journey.conversion.conv_id] = row
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
-        row = self._progress[partition]
+        """Of whoever holds the row: whether it passed the fence is for others to see."""
+        row = self._progress.get(partition) or self._database.partition(partition)
         self._progress[partition] = replace(row, unsettled_keys=tuple(unsettled_keys))
 
     # What a replay does; see `stream.replay.ports`
