@@ -152,7 +152,7 @@ class MemoryTransaction:
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
         """Of whoever holds the row: whether it passed the fence is for others to see."""
-        row = self._progress.get(partition) or self._database.partition(partition)
+        row = self._progress.get(partition) or self._database.row(partition)
         self._progress[partition] = replace(row, unsettled_keys=tuple(unsettled_keys))
 
     # What a replay does; see `stream.replay.ports`
