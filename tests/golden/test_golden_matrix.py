@@ -18,7 +18,7 @@ from tests.support.golden import ORDERS, SET_NAMES, GoldenSet, Line
 from tests.support.golden_hours import credits_differ, expected_credits, expected_snapshots, models_of, snapshots_differ
 from tests.support.hour_books import Books, disagreement
 from tests.support.hour_oracle import earnings_of, expected_hours
-from tests.support.hour_rows import read_books, read_hours, read_revisions, store_golden_models
+from tests.support.hour_rows import read_books, read_hours, read_revisions, store_golden_models, untrue_snapshots
 from tests.support.oracle import expected
 from tests.support.processes import (
     PRODUCT,
@@ -196,6 +196,7 @@ class Installation:
         rows = expected(golden.records(golden.in_order(vectors, "merged"), append_time=self.now))
         assert disagreement(expected_hours(earnings_of(rows), models_of(name)), found) == ""
         assert disagreement(found, books.read(), what="topics") == ""
+        assert untrue_snapshots(database_url, books) == []
         read_revisions(database_url)
 
 

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
+import pymysql
 import pytest
+from sqlalchemy import make_url
 
 from stream.agents.firing import HoursAtWork, Order, fire
 from stream.core.hours import CreditedAs, CreditRow, HourKey
@@ -16,12 +19,15 @@ from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore
 from tables.sql.hour_store import SqlHourStore
 from tests.support.model_rows import fetch, run, store_model
+from tests.support.rows import query
 from tests.support.sql_examples import click, conversion, journey, touch
 
 HOUR = 1_790_035_200
 KEY = HourKey(1, HOUR)
 CREDITED_AS = CreditedAs(1, Units(10_000_000), Units(800_000), HOUR + 7)
-QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "bi.md").read_text("utf-8"), re.DOTALL)
+PAGE = (Path(__file__).parents[2] / "docs" / "bi.md").read_text("utf-8")
+RECIPE = re.findall(r"```\n(CREATE USER.*?)```", PAGE, re.DOTALL)
+QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 LAST, LINEAR = 1, 2
 FREE = 10_000_000  # snapshot ids that no other test has come to
 
@@ -168,6 +174,25 @@ async def test_the_hour_is_in_utc_whatever_the_time_zone_of_the_session(mariadb:
             " AND table_name LIKE '202_bi_%' AND column_name = 'hour_utc'"
         )
     assert list(kinds) == [("datetime",)]
+
+
+def test_the_user_of_the_page_reads_the_views_and_nothing_else(schema_mariadb: str) -> None:
+    (socket,), name = query(schema_mariadb, "SELECT @@socket")[0], make_url(schema_mariadb).database
+    (recipe,) = RECIPE
+    statements = [each.replace("touchstream.", f"`{name}`.") for each in recipe.split(";") if each.strip()]
+    with closing(pymysql.connect(unix_socket=socket, user="root")) as administrator, administrator.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        try:
+            url = make_url(schema_mariadb).set(username="bi", password="choose-a-password")
+            reader = url.render_as_string(hide_password=False)
+            for view in ("202_bi_attribution_hourly", "202_bi_attribution_credits"):
+                assert query(reader, f"SELECT * FROM `{view}`") == []
+            for refused in ("SELECT * FROM `202_stream_journeys`", "DELETE FROM `202_bi_attribution_hourly`"):
+                with pytest.raises(pymysql.err.OperationalError, match="denied"):
+                    query(reader, refused)
+        finally:
+            cursor.execute("DROP USER 'bi'@'%'")
 
 
 @pytest.mark.parametrize("view", ["202_bi_attribution_hourly", "202_bi_attribution_credits"])

@@ -52,6 +52,7 @@ _UNEVEN_CAMPAIGNS = (
     " OR ABS(SUM(c.attributed_cost) - s.attributed_cost) > 0.00005 * (1 + COUNT(*)) + 0.00001"
 )
 _REVISIONS = "SELECT user_id, date_hour, revision, published_revision FROM `202_stream_hours`"
+_FINALS = "SELECT user_id, date_hour, revision, is_final FROM `202_stream_hours`"
 
 
 def read_hours(database_url: str) -> ExpectedHours:
@@ -74,6 +75,21 @@ def read_revisions(database_url: str) -> dict[tuple[int, int], int]:
         assert revision == published, f"hour {date_hour} of user {user_id} is at {revision}, published {published}"
         found[user_id, date_hour] = revision
     return found
+
+
+def untrue_snapshots(database_url: str, books: Books) -> list[dict[str, object]]:
+    """Records of snapshots that are ahead of their hour, or do not say what it is: open, or final.
+
+    A record that a later fire found unchanged keeps its revision, and a credit's `final` may be older: decision 0010.
+    """
+    hours = {(user_id, date_hour): of_hour for user_id, date_hour, *of_hour in query(database_url, _FINALS)}
+    untrue = []
+    for value in books.records[SNAPSHOTS].values():
+        fields = json.loads(value)
+        revision, is_final = hours[fields["user_id"], fields["date_hour"]]
+        if not 1 <= fields["revision"] <= revision or fields["final"] != bool(is_final):
+            untrue.append(fields)
+    return untrue
 
 
 async def read_books(env: Mapping[str, str]) -> Books:
