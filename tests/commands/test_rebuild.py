@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from stream.clock import unix_now
+from stream.commands import rebuild as rebuild_module
 from stream.commands.authorship import author_of
 from stream.commands.rebuild import command
+from stream.config import Settings
 from stream.core.facts import Outcome
 from tables.sql.upgrade import upgrade_schema
 from tests.support.processes import Environment, cli, environment, succeed, wait_for
@@ -254,6 +256,34 @@ def test_as_a_service_it_runs_at_once_and_stops_when_told(sqlite_env: Environmen
     finally:
         service.kill()
         service.wait()
+
+
+async def test_as_a_service_it_runs_again_after_the_next_full_hour(
+    fresh_sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upgrade_schema(fresh_sqlite)
+    monkeypatch.chdir(tmp_path)
+    now = BASE + HOUR + 900
+    monkeypatch.setattr(rebuild_module, "unix_now", lambda: float(now))
+    monkeypatch.setattr(rebuild_module, "_LONGEST_SLEEP_S", 0.01)
+    early, late = uniform(1, 12), [converted(999, BASE + HOUR + 1800)]
+    await asyncio.to_thread(put, fresh_sqlite, early)
+    wish = rebuild_module.Wish(users=(), start=0, end=0, is_forced=False, is_json=False)
+    service = asyncio.create_task(rebuild_module.rebuild_every_hour(Settings(database_url=fresh_sqlite), wish))
+    await until_counted(fresh_sqlite, {BASE: 12})
+    await asyncio.to_thread(put, fresh_sqlite, late)
+    now = BASE + 2 * HOUR
+    await asyncio.sleep(0.1)
+    assert conversions_by_hour(fresh_sqlite) == {BASE: 12}, "some seconds are left for what comes late"
+    now = BASE + 2 * HOUR + rebuild_module._AFTER_THE_HOUR_S
+    await until_counted(fresh_sqlite, {BASE: 12, BASE + HOUR: 1})
+    service.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await service
+
+
+async def until_counted(url: str, conversions: dict[int, int]) -> None:
+    await asyncio.to_thread(wait_for, lambda: conversions_by_hour(url) == conversions, f"{conversions}")
 
 
 def test_as_a_service_it_outlives_a_failure(fresh_sqlite: str, tmp_path: Path) -> None:
