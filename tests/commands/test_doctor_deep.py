@@ -40,16 +40,17 @@ EVERYTHING = Wish(users=(), start=0, end=2**31 - 1, is_incomplete_allowed=True)
 
 @pytest.fixture
 async def installation(kafka: str, fresh_database: str, tmp_path: Path) -> AsyncIterator[Environment]:
-    """A golden set that a worker has processed; it is gone."""
+    """The first third of a golden set, which a worker has processed; it is gone."""
     env = environment(kafka, fresh_database, tmp_path, partitions=2, fire_interval_seconds="0.2")
     succeed("db", "upgrade", env=env)
     succeed("topics", "apply", env=env)
     await store_golden_models(fresh_database, "sparse")
     await asyncio.to_thread(_note_models, fresh_database)
-    vectors = golden.load_before("sparse", int(time.time()))
+    events = golden.in_order(golden.load_before("sparse", int(time.time())), "merged")
+    events = events[: len(events) // 3]
     lines = [
-        golden.write_lines(tmp_path / f"{kind}.jsonl", each)
-        for kind, each in (("clicks", vectors.clicks), ("conversions", vectors.conversions))
+        golden.write_lines(tmp_path / f"{topic}.jsonl", [each for each in events if each.topic == topic])
+        for topic in ("clicks", "conversions")
     ]
     succeed("ingest", "--clicks", lines[0], "--conversions", lines[1], env=env)
     with Worker(with_own_port(env)) as worker:
@@ -126,7 +127,12 @@ def breaks(url: str) -> Iterator[Break]:
     yield Break(
         f"UPDATE `202_stream_journeys` SET click_payout = click_payout + 1 WHERE conv_id = {conv_id}",
         f"UPDATE `202_stream_journeys` SET click_payout = click_payout - 1 WHERE conv_id = {conv_id}",
-        {LOG, TOTALS},
+        {LOG},  # credits and totals are still of what was credited
+    )
+    yield Break(
+        f"UPDATE `202_stream_credited` SET payout = payout + 1 WHERE conv_id = {conv_id}",
+        f"UPDATE `202_stream_credited` SET payout = payout - 1 WHERE conv_id = {conv_id}",
+        {TOTALS},
     )
     yield from _breaks_of_results(url)
 

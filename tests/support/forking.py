@@ -7,6 +7,7 @@ signals and can be killed; only its command line, in /proc, is that of the one t
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import json
@@ -195,6 +196,7 @@ def _be(files: Sequence[int], *, module: str, arguments: Sequence[str], env: Map
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    faulthandler.enable()
     random.seed()
     for name in (module, f"{module}.__main__"):  # else runpy warns that it runs them twice
         if name != "stream":
