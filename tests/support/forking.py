@@ -1,8 +1,8 @@
-"""Programs of ours without their imports: a process that has them forks, and the child is the program.
+"""Commands of ours without their imports: a process that has them forks, and the child is the command.
 
-A test process starts hundreds of commands and workers, and most of what each of them did was to import SQLAlchemy,
-aiokafka and Faust. Arguments, environment, folder, files and exit code are those of a process of its own, which gets
-signals and can be killed; only its command line, in /proc, is that of the one that forked.
+A test process starts hundreds of commands, and most of what each of them did was to import SQLAlchemy and aiokafka.
+Arguments, environment, folder, files and exit code are those of a process of its own; only its command line, in /proc,
+is that of the one that forked. Workers are not made so: they have threads, and one in a thousand ended with SIGSEGV.
 """
 
 import atexit
@@ -25,92 +25,47 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from stream.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 _FILES = 3
-_LARGEST_REQUEST = 1 << 20
-
-
-class Forked:
-    """A program that runs, with what tests use of subprocess.Popen."""
-
-    def __init__(self, connection: socket.socket, args: Sequence[str]) -> None:
-        self.args = args
-        self.returncode: int | Any = None  # as Popen has it
-        self._connection = connection
-        self._answers = connection.makefile("r")
-        self.pid = int(self._answers.readline())
-
-    def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
-            self._hear()
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
-                assert timeout is not None
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            self._hear()
-        assert self.returncode is not None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def _hear(self) -> None:
-        self.returncode = int(self._answers.readline())
-        self._answers.close()
-        self._connection.close()
-
-
-def start(
-    module: str,
-    arguments: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    stdin: IO[bytes],
-    stdout: IO[bytes],
-    stderr: IO[bytes],
-) -> Forked:
-    """As `python -m MODULE ARGUMENTS`."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(_server())
-    request = json.dumps({"module": module, "arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
-    assert len(request) < _LARGEST_REQUEST
-    socket.send_fds(connection, [f"{len(request):8d}".encode()], [stdin.fileno(), stdout.fileno(), stderr.fileno()])
-    connection.sendall(request)
-    return Forked(connection, [module, *arguments])
+_HEAD = 8  # digits of a request's length
 
 
 def run_to_end(
     module: str, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, given: bytes, timeout: float
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Raises subprocess.TimeoutExpired, and the program is gone then."""
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    """As `python -m MODULE ARGUMENTS`. Raises subprocess.TimeoutExpired, and the command is gone then."""
+    args = [module, *arguments]
+    request = json.dumps({"module": module, "arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
+    with (
+        tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        connection.makefile("r") as answers,
+    ):
         stdin.write(given)
         stdin.seek(0)
-        program = start(module, arguments, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+        connection.connect(_server())
+        files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+        socket.send_fds(connection, [f"{len(request):{_HEAD}d}".encode()], files)
+        connection.sendall(request)
+        pid = int(answers.readline())
+        is_over = False
         try:
-            code = program.wait(timeout)
-        except BaseException:
-            program.kill()
-            raise
+            is_over = bool(select.select([connection], [], [], timeout)[0])
+        finally:
+            if not is_over:
+                os.kill(pid, signal.SIGKILL)
+        if not is_over:
+            raise subprocess.TimeoutExpired(args, timeout)
+        code = int(answers.readline())
         stdout.seek(0)
         stderr.seek(0)
-        return subprocess.CompletedProcess(program.args, code, stdout.read(), stderr.read())
+        return subprocess.CompletedProcess(args, code, stdout.read(), stderr.read())
 
 
 @cache
@@ -142,8 +97,6 @@ def _end(process: "subprocess.Popen[bytes]", folder: str) -> None:
 def _serve(address: str) -> None:
     for module, _ in COMMANDS.values():
         importlib.import_module(module)
-    importlib.import_module("stream.worker")
-    importlib.import_module("tests.support.worker_with_faults")
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -170,9 +123,9 @@ def _reap() -> None:
 
 
 def _stand_beside(connection: socket.socket) -> None:
-    """Be the parent of one program, and tell how it ended."""
+    """Be the parent of one command, and tell how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    head, files, _, _ = socket.recv_fds(connection, 8, _FILES)
+    head, files, _, _ = socket.recv_fds(connection, _HEAD, _FILES)
     request = b""
     while len(request) < int(head):
         request += connection.recv(int(head) - len(request))

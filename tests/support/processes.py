@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from typing import Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from tests.support.forking import Forked, run_to_end, start
+from tests.support.forking import run_to_end
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Environment = dict[str, str]
@@ -99,7 +100,7 @@ class Worker:
         self.env = dict(env)
         self.module = module
         self.log = _working_folder(env) / f"{name}-{uuid.uuid4().hex[:6]}.log"
-        self._process: Forked | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -115,20 +116,19 @@ class Worker:
         """Start it, or start it again after it ended; the log goes on."""
         assert not self.is_running(), "the worker runs already"
         arguments = ["worker"] if self.module == PRODUCT else []
-        with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
-            self._process = start(
-                self.module,
-                arguments,
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module, *arguments],
                 env=self.env,
                 cwd=_working_folder(self.env),
-                stdin=nothing,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=subprocess.STDOUT,
             )
         return self
 
     @property
-    def process(self) -> Forked:
+    def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the worker was never started"
         return self._process
 
