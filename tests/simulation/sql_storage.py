@@ -209,6 +209,7 @@ class SqlStorage:
         self.url = f"sqlite+aiosqlite:///{self._file}"
         self._eyes = self.connect()
         self._copies = 0
+        self._is_changed_by_hand = False
         self._wanted: list[Switch] = []  # changes of settings that are not finished
 
     def connect(self) -> sqlite3.Connection:
@@ -305,7 +306,7 @@ class SqlStorage:
 
     def torn(self) -> str:
         found = torn_hours(self.url)
-        return f"torn: {found}" if found else ""
+        return f"torn: {found}" if found and not self._is_changed_by_hand else ""
 
     def unaudited(self) -> str:
         """'' where what each model and setting is now stands as the result of the last change that was told of: I7."""
@@ -344,7 +345,8 @@ class SqlStorage:
         return ""
 
     def delete(self, clicks: Set[int], conversions: Set[int]) -> None:
-        """By hand."""
+        """By hand. Journeys that come back begin at version 1, as which their hour may have credited other money."""
+        self._is_changed_by_hand = True
         places = [("202_stream_clicks", "click_id", clicks), ("202_stream_journeys", "conv_id", conversions)]
         places += [
             ("202_conversion_logs", "conv_id", conversions),
