@@ -57,14 +57,18 @@ class LongCommand:
     def strike(self, blow: Callable[[], object]) -> None:
         """Once the command and the workers have both gone on since the last one. Fails if the command was over."""
         share = self._run.progress()
-        wait_for(lambda: self._is_over() or self._has_gone_on(), f"{STEPS} transactions of {self.name}", seconds=90)
+        what = f"{STEPS} transactions of {self.name}"
+        wait_for(lambda: self._is_over() or self._has_gone_on(), what, seconds=90)
+        while self._is_over():
+            self._go_on()
+            wait_for(lambda: self._is_over() or self._has_gone_on(), what, seconds=90)
         self._run.wait_progress(min(share + 0.005, 0.79))
         self._check_alive()
         self._run.struck()
         self._seen = self._proxy.commits
         blow()
         if self.killed == 0:
-            self._check_alive()
+            self._go_on()
 
     def kill(self) -> None:
         self.killed += 1
@@ -101,6 +105,13 @@ class LongCommand:
         if self._is_over():
             code = self._process.returncode
             raise MissedIt(f"the {self.name} was over, exit code {code}: {self._said()[-300:]}")
+
+    def _go_on(self) -> None:
+        """What struck may have ended it with a word that is forgiven: then the same command goes on."""
+        if self._is_over() and self._process.returncode == 1 and any(words in self._said() for words in self._forgiven):
+            self.ended += 1
+            self._process = self._start()
+        self._check_alive()
 
     def _said(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[self._began :]
