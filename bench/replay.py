@@ -1,7 +1,7 @@
 """`python -m bench.replay`: the log as the backfill, beside raw multi-row inserts of the same rows in the same run.
 
-First into an empty database, facts and journeys; then once more behind `purge` of all conversions, journeys alone, as
-a backfill usually is.
+First into an empty database, facts and journeys. Then twice more behind `purge` of all conversions, as a backfill
+usually is: with the log read again and each event held against its row, and with `--journeys-only`.
 """
 
 import asyncio
@@ -71,10 +71,10 @@ class ReplayBench:
         self._url = env["TOUCHSTREAM_DATABASE_URL"]
         self._processes = processes
 
-    def measure(self, work: str, relations: dict[str, str], expected: Expected) -> Figures:
+    def measure(self, work: str, relations: dict[str, str], expected: Expected, *options: str) -> Figures:
         """Raises DidNotRun, also for wrong rows."""
         database, broker = (_Cpu(read_instance(FOLDER / part)) for part in ("mariadb", "kafka"))
-        done = watched(self._env, "replay", "--workers", str(self._processes), "--json")
+        done = watched(self._env, "replay", "--workers", str(self._processes), "--json", *options)
         database_cpu, broker_cpu = database.used(), broker.used()
         wrong = wrong_counts(self._url, expected)
         if wrong:
@@ -131,6 +131,8 @@ def _run(clicks: int, processes: int) -> list[Figures]:
         found = [bench.measure("facts and journeys, into an empty database", FACTS | JOURNEYS, expected)]
         bench.purge()
         found.append(bench.measure("journeys again, after a purge of all", JOURNEYS, expected))
+        bench.purge()
+        found.append(bench.measure("the same with --journeys-only", JOURNEYS, expected, "--journeys-only"))
     return found
 
 

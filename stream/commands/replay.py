@@ -90,10 +90,11 @@ async def _rounds(
     settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
 ) -> None:
     """All facts before the first journey: a conversion may rest on a click in another partition."""
-    places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
-    telling.begin_round("records", records_left(plan.ranges, places))
-    await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
-    await _older_clicks(settings, wish, plan, run=run, telling=telling, database=database)
+    if not wish.is_journeys_only:
+        places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
+        telling.begin_round("records", records_left(plan.ranges, places))
+        await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
+        await _older_clicks(settings, wish, plan, run=run, telling=telling, database=database)
     conversions = await patiently(
         lambda: count_conversions(database, wish.users, start=wish.start, end=wish.end), limit=PATIENCE_S
     )
@@ -115,7 +116,8 @@ async def _older_clicks(
     )
     if not missing:
         return
-    older = await older_ranges(settings, wish, plan, since=min(missing.values()))
+    since = min(missing.values())
+    older = await patiently(lambda: older_ranges(settings, wish, plan, since=since), limit=PATIENCE_S)
     records = sum(part.records for part in older)
     if not records:
         return
@@ -271,6 +273,12 @@ def _wish_of(
     is_flag=True,
     help="Also where the log begins too late: flag such journeys.",
 )
+@click.option(
+    "--journeys-only",
+    "is_journeys_only",
+    is_flag=True,
+    help="Read nothing of the log: compute what is stored, as after a purge.",
+)
 @click.option("--json", "is_json", is_flag=True, help="One JSON object, see above.")
 def command(
     *,
@@ -298,8 +306,8 @@ def command(
       touchpoints, snapshots, credits}]}, differences, first [{what, key, expected, found}],
       unverified_conversions, outdated_hours
     """
-    if is_verifying and (is_dry or resumed is not None):
-        raise click.UsageError("--verify goes with neither --dry-run nor --resume")
+    if is_verifying and (is_dry or resumed is not None or asked["is_journeys_only"]):
+        raise click.UsageError("--verify goes with neither --dry-run, --resume nor --journeys-only")
     if resumed is not None and (asked["users"] or asked["start"] is not None or asked["end"] is not None):
         raise click.UsageError("--resume has the users and the range of its run")
     wish = _wish_of(**asked)

@@ -29,6 +29,7 @@ class Wish:
     batch_size: int = 500
     workers: int = 1
     is_incomplete_allowed: bool = False
+    is_journeys_only: bool = False  # of the facts that SQL has; nothing of the log is read
 
     def arguments(self, plan: "Plan") -> dict[str, object]:
         """By which a run that was broken off is known again. Its places are offsets, of no use in another log."""
@@ -39,6 +40,7 @@ class Wish:
             "start": self.start,
             "end": self.end,
             "allow_incomplete": self.is_incomplete_allowed,
+            "journeys_only": self.is_journeys_only,
         }
 
     def of(self, arguments: Mapping[str, object]) -> "Wish":
@@ -47,8 +49,14 @@ class Wish:
         assert isinstance(users, list)
         assert isinstance(start, int)
         assert isinstance(end, int)
-        is_allowed = bool(arguments["allow_incomplete"])
-        return replace(self, users=tuple(users), start=start, end=end, is_incomplete_allowed=is_allowed)
+        return replace(
+            self,
+            users=tuple(users),
+            start=start,
+            end=end,
+            is_incomplete_allowed=bool(arguments["allow_incomplete"]),
+            is_journeys_only=bool(arguments.get("journeys_only")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ async def make_plan(settings: Settings, wish: Wish, names: TopicNames) -> Plan:
         own = {place.topic: place for place in places if place.partition == number}
         until = {topic: ends[place] for topic, place in own.items()}
         since = {topic: starts.get(place, ends[place]) for topic, place in own.items()}
+        if wish.is_journeys_only:
+            since = until
         ranges.append(LogRange(number, since, until))
     begins_at: dict[int, int] = {}
     for place, time in left.items():

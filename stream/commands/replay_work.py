@@ -1,6 +1,7 @@
 """What one process of a replay does: some partitions, first their facts, in a second round their journeys."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -66,8 +67,10 @@ async def work(settings: Settings, job: Job, teller: Teller) -> None:
         clock=lambda: int(unix_now()),
     )
     cache = journey_cache(settings)
+    topics = [names.journeys, names.conversions]
     try:
-        async with writing(settings, [names.journeys, names.conversions]) as writer:
+        async with contextlib.AsyncExitStack() as around:
+            writer = await patiently(lambda: around.enter_async_context(writing(settings, topics)), limit=PATIENCE_S)
             store = SqlReplayStore(database, writes, run_id=job.run_id)
             await work_on(settings, job, scope, store=store, writer=writer, cache=cache, teller=teller)
     finally:

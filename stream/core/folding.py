@@ -82,6 +82,7 @@ class Folding:
         self._rekeyed_conversions: Sequence[int] = ()
         self._keys: dict[int, JourneyKey] = {}
         self._histories: dict[HistoryNeed, Sequence[Touch]] = {}
+        self._found_candidates: dict[int, list[Touch]] = {}
         self._entered, self._entered_before = self._remember_clicks()
 
     # Clicks
@@ -265,11 +266,18 @@ class Folding:
 
     def _candidates(self, conv_id: int) -> list[Touch] | None:
         """The newest 25 clicks of the window in ascending order; None where SQL has yet to be asked."""
+        found = self._found_candidates.get(conv_id)
+        if found is not None:
+            return found
         key, window = self._keys[conv_id], self._window(conv_id)
-        answered = self._histories.get(HistoryNeed(key, window.until, JOURNEY_LIMIT))
+        answered = self._histories.get(HistoryNeed(key, window.until, JOURNEY_LIMIT)) if self._histories else None
         if answered is not None:
-            return [touch for touch in reversed(answered) if touch.click_time >= window.since]
-        return newest_clicks(self._state(key), window.since, window.until, JOURNEY_LIMIT)
+            found = [touch for touch in reversed(answered) if touch.click_time >= window.since]
+        else:
+            found = newest_clicks(self._state(key), window.since, window.until, JOURNEY_LIMIT)
+        if found is not None:
+            self._found_candidates[conv_id] = found
+        return found
 
     def finish(self) -> Folded:
         journeys = [self._journey(conv_id) for conv_id in self._affected]
@@ -340,10 +348,13 @@ class Folding:
 
     def _touches(self, conv_id: int, click: Click | None, stored: Journey | None) -> tuple[tuple[Touch, ...], bool]:
         """The journey, and whether clicks that could belong to it are gone from SQL and log."""
-        conversion, key, window = self._current[conv_id], self._keys[conv_id], self._window(conv_id)
+        conversion, key = self._current[conv_id], self._keys[conv_id]
         newest = self._candidates(conv_id)
         assert newest is not None, "a history was not asked for"
         history_from = self._place.history_from
+        if not history_from:
+            return assemble(key, newest, converting_touch(conversion, click)), False
+        window = self._window(conv_id)
         # Of the clicks before it some stay, named by conversions: newer ones than these may be gone all the same.
         is_incomplete = (
             window.since < history_from and sum(touch.click_time >= history_from for touch in newest) < JOURNEY_LIMIT

@@ -40,7 +40,7 @@ def assemble(key: JourneyKey, newest: Sequence[Touch], converting: Touch) -> tup
     The converting click belongs to it wherever and whenever it was. The reference adds it as a twenty-sixth touch; a
     visitor's journey keeps the limit and gives up its oldest touch instead.
     """
-    if any(touch.click_id == converting.click_id for touch in newest):
+    if converting.click_id in [touch.click_id for touch in newest]:
         return tuple(newest)
     room = JOURNEY_LIMIT - 1 if key.names_visitor else JOURNEY_LIMIT
     return tuple(sorted([*newest[-room:], converting]))

@@ -98,7 +98,7 @@ def newest_clicks(state: KeyState, since: int, until: Moment, wanted: int) -> li
         return None
     end = _place(state.clicks, _MOMENT.pack(until.click_time, min(until.click_id + 1, _LAST_ID)))
     first = max(_place(state.clicks, _MOMENT.pack(since, 0)), end - wanted * TOUCH_BYTES)
-    found = [Touch._make(fields) for fields in _TOUCH.iter_unpack(state.clicks[first:end])] if first < end else []
+    found = list(map(Touch._make, _TOUCH.iter_unpack(state.clicks[first:end]))) if first < end else []
     if len(found) < wanted and state.floor and _MOMENT.unpack(state.floor)[0] >= since:
         return None
     return found

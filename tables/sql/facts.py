@@ -77,10 +77,13 @@ class SqlFactTransaction:
         now = self._writing.clock()
         if ordered:
             await write_journey_rows(self._connection, ordered, updated_at=now)
-            shown = await with_shown_touches(self._connection, ordered)
-            await replace_touchpoints(self._connection, shown, created_at=now)
+            await self._show(ordered, created_at=now)
         if self._writing.writes_conversion_logs and (logged or displaced):
             await replace_conversion_logs(self._connection, logged, displaced)
+
+    async def _show(self, journeys: Sequence[Journey], *, created_at: int) -> None:
+        shown = await with_shown_touches(self._connection, journeys)
+        await replace_touchpoints(self._connection, shown, created_at=created_at)
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
         if unsettled_keys:  # the fence has taken away those of before

@@ -11,13 +11,14 @@ import orjson
 from stream.core.facts import Facts, Journey, Needs
 from stream.core.progress import PartitionProgress
 from tables.sql import progress as progress_rows
-from tables.sql.connections import Connection
+from tables.sql.connections import Connection, Row
 from tables.sql.database import Database
 from tables.sql.facts import JOURNEYS_GROUP, SqlFactTransaction, Writing, read_facts
 from tables.sql.inserts import whole_list
 from tables.sql.selects import in_batches
 from tables.sql.standing_rows import log_row_of, logs_of
 from tables.sql.toggles import with_shown_touches
+from tables.sql.touchpoints import replace_touchpoints
 
 _JOURNEYS = "202_stream_journeys"
 _TOUCHPOINTS = "202_conversion_touchpoints"
@@ -53,6 +54,23 @@ class _Before:
     newest_conversion: int | None = None  # of all partitions; None: not looked for yet
 
 
+class _Seen(NamedTuple):
+    """How the journeys of a transaction stand in the tables of Prosper202."""
+
+    ill: Mapping[int, Journey]  # whose touchpoints are other ones, as they should be shown
+    bare: Collection[int]  # without touchpoints
+    well_logged: Collection[int]  # whose log rows stand as they should
+
+
+def _is_shown(journey: Journey, rows: Sequence[Row]) -> bool:
+    """Rows of conv_id, position, click_id and click_time, in any order."""
+    if len(rows) != len(journey.touches):
+        return False
+    conv_id = journey.conversion.conv_id
+    expected = [(conv_id, position, touch.click_id, touch.click_time) for position, touch in enumerate(journey.touches)]
+    return sorted(rows) == expected
+
+
 class SqlReplayTransaction(SqlFactTransaction):
     """One transaction of a run, or of nobody's (run 0)."""
 
@@ -62,7 +80,7 @@ class SqlReplayTransaction(SqlFactTransaction):
         super().__init__(connection, writing, is_hopeful=is_hopeful)
         self._run_id = run_id
         self._before = before
-        self._well_logged: frozenset[int] = frozenset()
+        self._seen: _Seen | None = None
 
     async def lock_partition(self, partition: int) -> PartitionProgress:
         """Of a partition that nobody has taken, the keys may come from any other one: by what stood there before.
@@ -82,28 +100,32 @@ class SqlReplayTransaction(SqlFactTransaction):
         await progress_rows.note_outside_change(self._connection, JOURNEYS_GROUP, changed)
 
     async def ill_shown(self, journeys: Sequence[Journey]) -> Collection[int]:
-        expected = {
-            journey.conversion.conv_id: [
-                (position, touch.click_id, touch.click_time) for position, touch in enumerate(journey.touches)
-            ]
-            for journey in await with_shown_touches(self._connection, journeys)
-        }
-        found: dict[int, list[tuple[int, int, int]]] = {conv_id: [] for conv_id in expected}
+        expected = {each.conversion.conv_id: each for each in await with_shown_touches(self._connection, journeys)}
+        found: dict[int, list[Row]] = {}
         for batch in in_batches(sorted(expected)):
             rows = await self._connection.fetch(
                 f"SELECT conv_id, position, click_id, click_time FROM `{_TOUCHPOINTS}`"
                 f" WHERE conv_id IN ({whole_list(batch)})"
             )
-            for conv_id, *shown in rows:
-                found[conv_id].append((shown[0], shown[1], shown[2]))
-        ill = {conv_id for conv_id, shown in found.items() if sorted(shown) != expected[conv_id]}
+            for row in rows:
+                found.setdefault(row[0], []).append(row)
+        ill = {conv_id: each for conv_id, each in expected.items() if not _is_shown(each, found.get(conv_id, []))}
         ill_logged = await self._ill_logged(journeys)
-        self._well_logged = frozenset(expected.keys() - ill_logged)
-        return ill | ill_logged
+        self._seen = _Seen(ill, bare=expected.keys() - found.keys(), well_logged=expected.keys() - ill_logged)
+        return ill.keys() | ill_logged
 
     async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
-        logged = [journey for journey in journeys if journey.conversion.conv_id not in self._well_logged]
+        well_logged = self._seen.well_logged if self._seen else ()
+        logged = [journey for journey in journeys if journey.conversion.conv_id not in well_logged]
         await self._write(journeys, logged, displaced)
+
+    async def _show(self, journeys: Sequence[Journey], *, created_at: int) -> None:
+        if self._seen is None:
+            await super()._show(journeys, created_at=created_at)
+            return
+        ill = self._seen.ill
+        shown = [ill[conv_id] for journey in journeys if (conv_id := journey.conversion.conv_id) in ill]
+        await replace_touchpoints(self._connection, shown, created_at=created_at, bare=self._seen.bare)
 
     async def _ill_logged(self, journeys: Sequence[Journey]) -> set[int]:
         if not self._writing.writes_conversion_logs:

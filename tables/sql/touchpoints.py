@@ -1,6 +1,6 @@
 """202_conversion_touchpoints: the clicks of a conversion, by position. Old readers live on this."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from stream.core.facts import Journey
 from tables.sql.connections import Connection, Row
@@ -23,9 +23,11 @@ def _parameters(row: Row) -> Row:
 _INSERT = Insert(_RELATION, _COLUMNS, _literal, _parameters)
 
 
-async def replace_touchpoints(connection: Connection, journeys: Sequence[Journey], *, created_at: int) -> None:
-    """Key: conv_id. Rows that stood there go, by whatever hand they came."""
-    for ids in in_batches([journey.conversion.conv_id for journey in journeys]):
+async def replace_touchpoints(
+    connection: Connection, journeys: Sequence[Journey], *, created_at: int, bare: Collection[int] = ()
+) -> None:
+    """Key: conv_id. Rows that stood there go, by whatever hand they came; `bare` are known to have none."""
+    for ids in in_batches([conv_id for journey in journeys if (conv_id := journey.conversion.conv_id) not in bare]):
         await connection.run(f"DELETE FROM `{_RELATION}` WHERE conv_id IN ({whole_list(ids)})")
     rows = [
         (journey.conversion.conv_id, touch.click_id, touch.click_time, position, created_at)

@@ -9,57 +9,25 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.admin.records_to_delete import RecordsToDelete
-from aiokafka.partitioner import murmur2
-from aiokafka.structs import TopicPartition
 
-from stream.commands.replay_refused import Teller
-from stream.commands.replay_work import Job, work
-from stream.config import read_settings
-from stream.core.errors import StreamError
-from stream.core.keys import partition_of
-from tests.faults.events import CAMPAIGN, HOUR, USER, click, conversion
+from tests.faults.events import HOUR, click, conversion
 from tests.faults.installation import Installation
 from tests.support.processes import PRODUCT, Environment, cli, succeed
 from tests.support.rebuilds import execute
+from tests.support.replays import lately, partition_of_clicks, refused
 from tests.support.rows import difference, query, read_touchpoints
-from tests.support.traffic import DAY, Sent
+from tests.support.traffic import DAY
 
 TABLES = ("202_stream_clicks", "202_stream_journeys", "202_stream_progress", "202_stream_runs", "202_stream_run_places")
 
 
-def refused(*options: str, env: Mapping[str, str], code: int) -> str:
-    done = cli("replay", *options, env=env)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-@pytest.fixture
-def installation(kafka: str, fresh_sqlite: str, tmp_path: Path) -> Iterator[Installation]:
-    """With a click a day, of campaign 101 and thus in one partition, and a conversion at the end."""
-    made = Installation(kafka, fresh_sqlite, tmp_path, partitions=2, fire_interval_seconds=1)
-    made.prepare()
-    start = made.now - 30 * DAY
-    made.send([*(click(number, start + number * DAY) for number in range(1, 29)), conversion(1, 28, start + 29 * DAY)])
-    yield made
-    made.remove()
-
-
 def rows(installation: Installation) -> list[list[tuple[Any, ...]]]:
     return [query(installation.database_url, f"SELECT * FROM `{relation}`") for relation in TABLES]
-
-
-def lately(installation: Installation) -> tuple[str, ...]:
-    return "--start", str(installation.now - 2 * DAY), "--end", str(installation.now)
 
 
 # Without a broker: each is refused before one is asked
@@ -77,6 +45,7 @@ def lately(installation: Installation) -> tuple[str, ...]:
         (("--resume", "12"), "there is no replay 12"),
         (("--resume", "12", "--user", "1"), "--resume has the users"),
         (("--start", "yesterday"), "--start"),
+        (("--verify", "--journeys-only"), "--verify goes with"),
     ],
 )
 def test_what_cannot_be_is_wrong_usage(sqlite_env: Environment, options: tuple[str, ...], says: str) -> None:
@@ -122,6 +91,22 @@ def test_a_dry_run_tells_and_writes_nothing(installation: Installation) -> None:
     told = json.loads(succeed("replay", *lately(installation), "--dry-run", "--json", env=installation.env))
     assert told == {"ok": True, "records": 29, "conversions": 0}
     assert rows(installation) == before
+
+
+def test_journeys_alone_are_computed_of_what_is_stored_and_nothing_of_the_log_is_read(
+    installation: Installation,
+) -> None:
+    env, again = installation.env, (*lately(installation), "--journeys-only", "--json")
+    assert json.loads(succeed("replay", *again, env=env))["conversions"] == 0
+    assert query(installation.database_url, "SELECT COUNT(*) FROM `202_stream_clicks`") == [(0,)]
+    succeed("replay", *lately(installation), env=env)
+    installation.send([conversion(2, 28, installation.now - DAY)])
+    succeed("purge", "--conversion", "1", env=env)
+    told = json.loads(succeed("replay", *again, env=env))
+    assert (told["records"], told["conversions"], told["touchpoints"], told["written"]) == (0, 1, 25, 1)
+    assert len(read_touchpoints(installation.database_url)) == 25
+    told = json.loads(succeed("replay", *again, "--workers", "2", env=env))
+    assert (told["conversions"], told["written"]) == (1, 0)
 
 
 def test_start_and_end_are_both_included(installation: Installation) -> None:
@@ -268,181 +253,6 @@ def delete_topics(installation: Installation, *names: str) -> None:
             await admin.close()
 
     asyncio.run(delete())
-
-
-# A log whose beginning is gone
-
-
-def remove_records(installation: Installation, before: int) -> None:
-    """The clicks of the partition that has them, up to an offset."""
-    place = TopicPartition(installation.topic("clicks"), partition_of_clicks(installation))
-
-    async def remove() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
-        await admin.start()
-        try:
-            await admin.delete_records({place: RecordsToDelete(before)})
-        finally:
-            await admin.close()
-
-    asyncio.run(remove())
-
-
-def partition_of_clicks(installation: Installation) -> int:
-    return next(partition for (topic, partition), end in installation.ends().items() if topic == "clicks" and end)
-
-
-def incomplete(installation: Installation) -> list[tuple[Any, ...]]:
-    return query(installation.database_url, "SELECT conv_id, incomplete FROM `202_stream_journeys`")
-
-
-def test_a_log_that_lost_its_beginning_unread_is_refused_unless_that_is_allowed(installation: Installation) -> None:
-    remove_records(installation, 20)
-    said = refused(*lately(installation), env=installation.env, code=1)
-    assert f"partition {partition_of_clicks(installation)}: the log begins at" in said
-    assert "are missing" in said
-    assert "hint: --allow-incomplete" in said
-    assert incomplete(installation) == []
-    told = json.loads(succeed("replay", *lately(installation), "--allow-incomplete", "--json", env=installation.env))
-    assert (told["new_clicks"], told["new_conversions"]) == (8, 1)
-    assert incomplete(installation) == [(1, 1)]
-    with installation.worker() as worker:
-        installation.wait_drained()
-        assert worker.stop() == 0
-    assert incomplete(installation) == [(1, 1)]
-
-
-RESET = ("progress", "reset", "--to-log-start", "--yes")
-
-
-def test_a_log_that_lost_what_a_worker_had_stored_is_enough(installation: Installation) -> None:
-    """Also after a reset, whichever it is."""
-    with installation.worker() as worker:
-        installation.wait_drained()
-        assert worker.stop() == 0
-    remove_records(installation, 20)
-    for _ in range(2):
-        succeed(*RESET, env=installation.env)
-    execute(installation.database_url, "DELETE FROM `202_conversion_touchpoints`")
-    told = json.loads(succeed("replay", *lately(installation), "--json", env=installation.env))
-    assert (told["new_clicks"], told["touchpoints"], told["written"]) == (0, 25, 1)
-    assert incomplete(installation) == [(1, 0)]
-
-
-@pytest.mark.parametrize("resets", [0, 2])
-def test_a_log_that_lost_what_its_worker_had_not_come_to_is_refused(installation: Installation, resets: int) -> None:
-    """A reset is the way out for the worker, and then it flags what may lack history, too."""
-    with installation.worker() as worker:
-        installation.wait_drained()
-        assert worker.stop() == 0
-    installation.send([click(number, installation.now - 100 + number) for number in range(100, 110)])
-    remove_records(installation, 33)
-    for _ in range(resets):
-        succeed(*RESET, env=installation.env)
-    if resets:
-        with installation.worker() as worker:
-            installation.wait_drained()
-            assert worker.stop() == 0
-        assert incomplete(installation) == [(1, 1)]
-    assert "are missing" in refused(*lately(installation), env=installation.env, code=1)
-    succeed("replay", *lately(installation), "--allow-incomplete", env=installation.env)
-    assert incomplete(installation) == [(1, 1)], "newer clicks than its 25 touches may be among what is gone"
-
-
-def test_records_that_go_while_they_are_read_are_told(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not retried for a minute, and not passed over."""
-    for name, value in installation.env.items():
-        monkeypatch.setenv(name, value)
-    partition, topics = partition_of_clicks(installation), (installation.topic("clicks"),)
-    remove_records(installation, 20)
-    starts, ends = [dict.fromkeys(topics, 0)], [dict.fromkeys(topics, 28)]
-    job = Job(
-        run_id=1,
-        is_facts=True,
-        users=(),
-        start=0,
-        end=installation.now,
-        batch_size=500,
-        partitions=[partition],
-        starts=starts,
-        ends=ends,
-    )
-    with pytest.raises(StreamError, match="were removed from the log before they were read"):
-        asyncio.run(work(read_settings(), job, Teller()))
-
-
-# Clicks that are older than every lookback
-
-
-def send_as_of(installation: Installation, records: Mapping[int, Sequence[Sent]]) -> None:
-    """By append time, unix seconds: as if they had been sent then."""
-
-    async def send() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=installation.kafka)
-        producer = AIOKafkaProducer(bootstrap_servers=installation.kafka)
-        unused = 1 - partition_of(USER, CAMPAIGN, 2)
-        await admin.start()
-        await producer.start()
-        try:
-            for name in ("clicks", "conversions"):
-                config = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
-                topic = installation.topic(name)
-                await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])
-                # The broker follows a moment later; these records are nobody's events, in the partition without any.
-                is_obeyed = False
-                while not is_obeyed:
-                    stored = await producer.send_and_wait(topic, b"{", b"1:1", unused, 1000)
-                    is_obeyed = stored.timestamp_type == 0
-            for at, sent in records.items():
-                for each in sent:
-                    partition = (murmur2(each.key) & 0x7FFFFFFF) % installation.partitions
-                    topic = installation.topic(each.topic)
-                    await producer.send_and_wait(topic, each.value, each.key, partition, timestamp_ms=at * 1000)
-        finally:
-            await producer.stop()
-            await admin.close()
-
-    asyncio.run(send())
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_converting_click_from_before_the_range_that_is_read_is_found(
-    kafka: str, fresh_sqlite: str, tmp_path: Path, workers: str
-) -> None:
-    """As well as the earlier report of a payment, which counts in place of the later one."""
-    installation = Installation(kafka, fresh_sqlite, tmp_path, partitions=2)
-    installation.prepare()
-    try:
-        old, at = installation.now - 200 * DAY, installation.now - DAY
-        of_old = {"click_time": old, "transaction_id": "t"}
-        records = {
-            old: [click(1, old, visitor_id="ann", click_cpc=0.5), click(2, old, visitor_id="bob")],
-            old + DAY: [conversion(1, 1, old + DAY, **of_old)],
-            at: [
-                click(3, at - 9, visitor_id="ann"),
-                conversion(2, 1, at, **of_old),
-                conversion(3, 1, at, click_time=old),
-            ],
-        }
-        send_as_of(installation, records)
-        told = json.loads(
-            succeed("replay", *lately(installation), "--workers", workers, "--json", env=installation.env)
-        )
-        assert (told["new_clicks"], told["new_conversions"]) == (2, 3), "not click 2, which nobody names"
-        outcomes = (
-            "SELECT conv_id, outcome, click_unknown, journey_visitor_id FROM `202_stream_journeys` ORDER BY conv_id"
-        )
-        assert query(installation.database_url, outcomes) == [
-            (1, "counted", 0, "ann"),
-            (2, "duplicate", 0, "ann"),
-            (3, "counted", 0, "ann"),
-        ]
-        again = json.loads(succeed("replay", *lately(installation), "--json", env=installation.env))
-        assert (again["new_clicks"], again["written"]) == (0, 0)
-    finally:
-        installation.remove()
 
 
 # Accounts that only the log knows

@@ -67,8 +67,11 @@ def test_a_replay_alone_gives_the_golden_rows(make: Make, database: str, workers
         asyncio.run(remove_topics(made.env))
 
 
-@pytest.mark.parametrize(("database", "name"), [("sqlite", "sparse"), ("mariadb", "dense")])
-def test_what_was_purged_comes_back(make: Make, database: str, name: golden.SetName) -> None:
+@pytest.mark.parametrize(
+    ("database", "name", "options"),
+    [("sqlite", "sparse", ()), ("mariadb", "dense", ()), ("mariadb", "sparse", ("--journeys-only",))],
+)
+def test_what_was_purged_comes_back(make: Make, database: str, name: golden.SetName, options: tuple[str, ...]) -> None:
     made = make(name)
     try:
         with Worker(with_own_port(made.env)) as worker:
@@ -77,7 +80,7 @@ def test_what_was_purged_comes_back(make: Make, database: str, name: golden.SetN
             made.agrees()
             succeed("purge", "--start", "0", "--end", str(2**32 - 1), env=made.env)
             assert read_touchpoints(made.database_url) == []
-            succeed("replay", *made.range, env=made.env)
+            succeed("replay", *made.range, *options, env=made.env)
             succeed("status", "--wait-drained", "60", env=made.env)
             assert worker.stop() == 0
         made.agrees()

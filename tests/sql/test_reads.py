@@ -81,6 +81,19 @@ async def test_many_histories_are_answered_each_for_itself(store: SqlFactStore) 
     assert facts.histories == twin.read(Needs(histories=needs)).histories
 
 
+async def test_of_a_key_with_more_clicks_than_are_asked_for_the_newest_come_whatever_others_have(
+    store: SqlFactStore,
+) -> None:
+    """Together they are less than was asked for, or more: two ways on MySQL, and one answer."""
+    clicks = [click(number, click_time=1000 + number) for number in range(1, 8)]
+    await keep(store, *clicks, click(9, campaign_id=71))
+    newest = [touch_of(each) for each in (clicks[-1], clicks[-2])]
+    for others in (2, 25):
+        needs = [HistoryNeed(KEY, EVER, 2), HistoryNeed(JourneyKey(7, 71, ""), EVER, others)]
+        facts = await store.read(Needs(histories=needs))
+        assert [[*facts.histories[need]] for need in needs] == [newest, [touch_of(click(9, campaign_id=71))]]
+
+
 async def test_conversions_are_found_by_id_and_by_click(store: SqlFactStore) -> None:
     journeys = tuple(journey(conversion(number, click_id=number // 2)) for number in range(1, 7))
     await keep(store, journeys=journeys)

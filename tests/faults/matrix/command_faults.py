@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.faults.matrix.beside import LongCommand, own_with_slow_commands, with_slow_commands
@@ -16,7 +16,6 @@ from tests.faults.matrix.servers import Servers, Shared
 BEGINS_AT = 0.22
 CUTS = 3
 IS_AT_WORK = "is at work"  # a run that was killed has its lease for half a minute
-NO_BROKER = "did not answer"  # where it was about to open its way to the broker
 SMALL_PAGES = "tests.support.small_pages"
 
 
@@ -29,13 +28,7 @@ def replay(run: Run) -> None:
         run.healed()
 
     arguments = ("replay", *everything(run), "--batch-size", "5")
-    command = _begin(run, *arguments, forgiven=(IS_AT_WORK, NO_BROKER))
-    command.strike(lambda: kill_worker(run))
-    command.strike(kill_broker)
-    command.strike(lambda: kill_worker(run))
-    command.strike(lambda: kill_worker(run))
-    command.strike(command.kill)
-    command.finish()
+    _strike_five_times(run, kill_broker, *arguments, forgiven=(IS_AT_WORK,))
 
 
 def purge(run: Run) -> None:
@@ -47,13 +40,7 @@ def purge(run: Run) -> None:
         database.start()
         run.healed()
 
-    command = _begin(run, "purge", *everything(run), module=SMALL_PAGES)
-    command.strike(lambda: kill_worker(run))
-    command.strike(kill_database)
-    command.strike(lambda: kill_worker(run))
-    command.strike(lambda: kill_worker(run))
-    command.strike(command.kill)
-    command.finish()
+    _strike_five_times(run, kill_database, "purge", *everything(run), module=SMALL_PAGES)
     run.flow.wait_sent()
     LongCommand(run, "replay", *everything(run)).finish()
 
@@ -68,22 +55,29 @@ def rebuild(run: Run) -> None:
             time.sleep(1.5)
         run.healed()
 
-    command = _begin(run, "rebuild", *everything(run), "--force")
-    command.strike(lambda: kill_worker(run))
-    command.strike(cut_database)
-    command.strike(lambda: kill_worker(run))
-    command.strike(lambda: kill_worker(run))
-    command.strike(command.kill)
-    command.finish()
+    _strike_five_times(run, cut_database, "rebuild", *everything(run), "--force")
 
 
 def kill_worker(run: Run) -> None:
     run.workforce.workers[0].kill()
 
 
-def _begin(run: Run, *arguments: str, module: str = "stream", forgiven: tuple[str, ...] = ()) -> LongCommand:
+def _strike_five_times(
+    run: Run,
+    strike_server: Callable[[], None],
+    *arguments: str,
+    module: str = "stream",
+    forgiven: tuple[str, ...] = (),
+) -> None:
+    """The worker thrice, a server once among them, and the command itself at last; then it is let to its end."""
     run.wait_progress(BEGINS_AT)
-    return LongCommand(run, *arguments, module=module, forgiven=forgiven)
+    command = LongCommand(run, *arguments, module=module, forgiven=forgiven)
+    command.strike(lambda: kill_worker(run))
+    command.strike(strike_server)
+    command.strike(lambda: kill_worker(run))
+    command.strike(lambda: kill_worker(run))
+    command.strike(command.kill)
+    command.finish()
 
 
 @contextmanager
