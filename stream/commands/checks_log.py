@@ -1,19 +1,18 @@
 """Checks of the broker and of what its log still holds."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
 from stream.agents.topic_names import planned_counts, planned_topics
 from stream.commands.checkup import Check, Finding, Part, Surroundings, error, ok, warning
-from stream.commands.log_access import partition_counts
+from stream.commands.log_access import partition_counts, reading_log
 from stream.commands.showing import length, utc
-from stream.commands.standing import ANSWER_LIMIT_S, CLOSE_LIMIT_S, SOURCES
+from stream.commands.standing import ANSWER_LIMIT_S, SOURCES
 from stream.commands.topics import compare_topics, connected_admin
 from stream.config import Settings
 from stream.core.keys import partition_of
@@ -27,21 +26,6 @@ _SPARE_DAYS = 7  # beside the lookback: so far back a replay must be able to rea
 
 def needed_days(settings: Settings) -> int:
     return settings.lookback_days + _SPARE_DAYS
-
-
-@contextlib.asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **settings.kafka_options(), enable_auto_commit=False, request_timeout_ms=ANSWER_LIMIT_S * 1000
-    )
-    try:
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            await consumer.start()
-        yield consumer
-    finally:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_LIMIT_S):
-                await consumer.stop()
 
 
 async def _places(settings: Settings, topics: Sequence[str]) -> list[TopicPartition]:
@@ -141,7 +125,7 @@ async def look_at_log_beginning(around: Surroundings) -> Finding:
 async def _beginnings(settings: Settings, now: int) -> list[_Beginning]:
     """Of the partitions that have lost records."""
     places = await _places(settings, _source_topics(settings))
-    async with _consumer(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
+    async with reading_log(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
         begins = await consumer.beginning_offsets(places)
         lost = [place for place in places if begins[place] > 0]
         times = await consumer.offsets_for_times(dict.fromkeys(lost, 0)) if lost else {}
@@ -172,7 +156,7 @@ async def _missing(around: Surroundings, late: Sequence[_Beginning], needed: int
 async def look_at_dead_letters(around: Surroundings) -> Finding:
     settings, since = around.settings, around.now - DAY_SECONDS
     places = await _places(settings, [dead_letter_topic(topic) for topic in _source_topics(settings)])
-    async with _consumer(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
+    async with reading_log(settings) as consumer, asyncio.timeout(ANSWER_LIMIT_S):
         ends = await consumer.end_offsets(places)
         firsts = await consumer.offsets_for_times(dict.fromkeys(places, since * 1000))
     count = sum(ends[place] - found.offset for place in places if (found := firsts.get(place)))

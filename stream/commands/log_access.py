@@ -22,6 +22,7 @@ ANSWER_LIMIT_S = 15
 BATCH_BYTES = 512 * 1024
 LARGEST_REQUEST_BYTES = 8 * 1024 * 1024  # more than the largest dead letter
 CLOSE_LIMIT_S = 3
+_BACKOFF_MS = 20  # aiokafka takes one for each topic that it is asked of for the first time
 
 
 class TooLargeForTopic(StreamError):
@@ -180,6 +181,7 @@ async def reading_log(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         auto_offset_reset="none",
         isolation_level="read_committed",
         request_timeout_ms=ANSWER_LIMIT_S * 1000,
+        retry_backoff_ms=_BACKOFF_MS,
     )
     try:
         with broker_errors(settings):

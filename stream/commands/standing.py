@@ -12,12 +12,11 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
-    KafkaError,
     NotCoordinatorForGroupError,
     for_code,
 )
 
-from stream.commands.log_access import partition_counts
+from stream.commands.log_access import partition_counts, reading_log
 from stream.commands.topics import connected_admin
 from stream.config import Settings
 from stream.core.progress import PartitionProgress
@@ -32,7 +31,6 @@ HOURS_SOURCES = (JOURNEYS,)
 STABLE = "Stable"
 GONE_STATES = frozenset({"", "Dead", "Empty"})
 ANSWER_LIMIT_S = 10
-CLOSE_LIMIT_S = 2
 _COORDINATOR_PAUSE_S = 0.2
 
 
@@ -231,19 +229,11 @@ async def reading_standing(settings: Settings, reading: Reading | None = None) -
     topics = [settings.topic_prefix + name for name in reading.sources]
     letters = map(dead_letter_topic, topics) if reading.with_dead_letters else ()
     counts = await partition_counts(settings, [*topics, *letters])
-    consumer = AIOKafkaConsumer(
-        **settings.kafka_options(),
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        request_timeout_ms=ANSWER_LIMIT_S * 1000,
-    )
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(settings.database_url)
         stack.push_async_callback(database.close)
         admin = await stack.enter_async_context(connected_admin(settings))
-        stack.push_async_callback(_stop, consumer)
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            await consumer.start()
+        consumer = await stack.enter_async_context(reading_log(settings))
         yield StandingReader(settings, counts, reading=reading, admin=admin, consumer=consumer, database=database)
 
 
@@ -251,9 +241,3 @@ async def read_standing(settings: Settings, reading: Reading | None = None) -> S
     """Once. Raises what `reading_standing` raises."""
     async with reading_standing(settings, reading) as reader:
         return await reader.read()
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(CLOSE_LIMIT_S):
-            await consumer.stop()

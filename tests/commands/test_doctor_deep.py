@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,11 +142,10 @@ def _breaks_of_results(url: str) -> Iterator[Break]:
     (((number, credit)),) = query(
         url, "SELECT touchpoint_id, credit FROM `202_attribution_touchpoints` ORDER BY touchpoint_id LIMIT 1"
     )
-    of_credit = f"`202_attribution_touchpoints` SET credit = {credit}"
-    one = f"WHERE touchpoint_id = {number}"
+    less, one = Decimal(str(credit)) - Decimal("0.00001"), f"WHERE touchpoint_id = {number}"
     yield Break(
-        f"UPDATE {of_credit} - 0.00001, weight = credit {one}",
-        f"UPDATE {of_credit}, weight = credit {one}",
+        f"UPDATE `202_attribution_touchpoints` SET credit = {less}, weight = {less} {one}",
+        f"UPDATE `202_attribution_touchpoints` SET credit = {credit}, weight = {credit} {one}",
         {LOG, CREDITS, OUTPUTS},
     )
     yield Break(
