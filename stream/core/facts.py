@@ -63,7 +63,7 @@ class Journey(NamedTuple):
     ppc_account_id: int  # of the converting click
     aff_network_id: int  # the conversion's own, else its click's
     touches: tuple[Touch, ...]  # position is the index; empty unless counted
-    version: int  # 1 when first stored, one more for each change
+    version: int  # 1 when first stored, one more for each change; never the same again, see docs/decisions/0014
     purged: bool = False  # removed by hand: its converting click alone is left, and no touchpoint is shown
 
     @property
@@ -101,6 +101,7 @@ class Needs:
     clicks: frozenset[int] = frozenset()  # by click_id
     entered: Sequence[EnteredNeed] = ()
     histories: Sequence[HistoryNeed] = ()
+    with_credited: bool = False  # also what is left of those of `conversions` that have no journey
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,5 @@ class Facts:
     journeys: Mapping[int, Journey] = field(default_factory=dict)  # by conv_id, from all three ways of asking
     clicks: Mapping[int, Click] = field(default_factory=dict)
     histories: Mapping[HistoryNeed, Sequence[Touch]] = field(default_factory=dict)  # newest first
+    # Versions that hours hold credits of, by conversions without a journey: somebody deleted it by hand.
+    credited: Mapping[int, int] = field(default_factory=dict)

@@ -37,6 +37,8 @@ class Place:
     lookback: int  # seconds
     newest_conversion: int  # no conversion stored for the partition is newer, unix seconds
     history_from: int = 0  # clicks before this time may be missing; 0: none is
+    # Of conversions that were stored once: with which version they begin, should their journey be gone.
+    first_versions: Mapping[int, int] = field(default_factory=dict)
 
     def owns(self, event: Click | Conversion) -> bool:
         return partition_of(event.user_id, event.campaign_id, self.partitions) == self.partition
@@ -73,6 +75,7 @@ class Folding:
         self._states: dict[JourneyKey, KeyState] = {}
         self._unsettled: set[JourneyKey] = set()
         self._stored: Mapping[int, Journey] = {}
+        self._credited: Mapping[int, int] = {}
         self._current: dict[int, Conversion] = {}
         self._groups: dict[Group, dict[int, Conversion]] = {}
         self._grouped_clicks: frozenset[int] = frozenset()  # all conversions of these have been read
@@ -149,11 +152,12 @@ class Folding:
             conversions_of_clicks=self._grouped_clicks,
             clicks=frozenset(self._asked_clicks),
             entered=self._entered.needs,
+            with_credited=True,
         )
 
     def take_first_facts(self, facts: Facts, conversions: Sequence[Conversion]) -> None:
         """Let the chunk's reports meet the stored ones, and find every conversion that has to be computed."""
-        self._stored = facts.journeys
+        self._stored, self._credited = facts.journeys, facts.credited
         self._clicks.update(facts.clicks)
         stored = {conv_id: journey.conversion for conv_id, journey in facts.journeys.items()}
         settled = settle_conversions(conversions, stored)
@@ -342,9 +346,13 @@ class Folding:
             ppc_account_id=click.ppc_account_id if click else 0,
             aff_network_id=conversion.aff_network_id or (click.aff_network_id if click else 0),
             touches=touches,
-            version=stored.version if stored else 1,
+            version=stored.version if stored else self._first_version(conv_id),
         )
         return journey._replace(version=journey.version + 1) if stored and journey != stored else journey
+
+    def _first_version(self, conv_id: int) -> int:
+        """Behind all that the conversion had before, should somebody have deleted its journey by hand."""
+        return max(self._credited.get(conv_id, 0) + 1, self._place.first_versions.get(conv_id, 1))
 
     def _touches(self, conv_id: int, click: Click | None, stored: Journey | None) -> tuple[tuple[Touch, ...], bool]:
         """The journey, and whether clicks that could belong to it are gone from SQL and log."""

@@ -35,6 +35,7 @@ class PartitionProgress:
     # How often facts were changed beside the owner, who may remember them otherwise: by a replay, by retention.
     outside_changes: int = 0
     drained_at: int = 0  # when all its topics were last known to be read to their ends, unix seconds; 0: never
+    greatest_version: int = 1  # of any journey that was ever written here, also of one that is gone
 
 
 class Passed(NamedTuple):

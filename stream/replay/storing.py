@@ -71,7 +71,8 @@ async def store_chunk(
     told = [arrival.content for arrival in clicks], [arrival.content for arrival in conversions]
     async with store.transaction() as transaction:
         row = await transaction.lock_partition(chunk.partition)
-        folded = await drive(fold(scope.place(row), _nothing_known, *told), transaction)
+        known = replace(scope.place(row), first_versions=_first_versions(row, conversions))
+        folded = await drive(fold(known, _nothing_known, *told), transaction)
         if folded.journeys or folded.displaced:
             await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
         await _note_changes(transaction, row, folded, clicks)
@@ -164,8 +165,18 @@ async def _note_changes(
     )
 
 
+def _first_versions(row: PartitionProgress, conversions: Sequence[Arrival]) -> Mapping[int, int]:
+    """Of those that the owner has come to: it has stored them, and whichever SQL lacks was deleted by hand."""
+    return {arrival.content.conv_id: row.greatest_version + 1 for arrival in conversions if _is_passed(row, arrival)}
+
+
+def _is_passed(row: PartitionProgress, arrival: Arrival) -> bool:
+    next_offset = row.next_offsets.get(arrival.record.topic, 0)
+    return bool(arrival.record.offset < next_offset)
+
+
 def _behind_owner(row: PartitionProgress, clicks: Sequence[Arrival]) -> Iterator[JourneyKey]:
     """Keys of clicks that it will not come to again, and that were gone from SQL when it may have looked there."""
     for arrival in clicks:
-        if arrival.record.offset < row.next_offsets.get(arrival.record.topic, 0):
+        if _is_passed(row, arrival):
             yield journey_key_of_click(arrival.content)

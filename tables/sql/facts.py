@@ -12,7 +12,7 @@ from tables.sql import progress as progress_rows
 from tables.sql.connections import Connection
 from tables.sql.conversion_logs import replace_conversion_logs
 from tables.sql.database import Database
-from tables.sql.journeys import read_entered, read_journeys, write_journey_rows
+from tables.sql.journeys import read_entered, read_journeys, read_reported, write_journey_rows
 from tables.sql.ownership import first_progress, take_over
 from tables.sql.toggles import with_shown_touches
 from tables.sql.touchpoints import replace_touchpoints
@@ -34,11 +34,22 @@ class Writing:
 class SqlFactTransaction:
     """One SQL transaction of one partition."""
 
-    def __init__(self, connection: Connection, writing: Writing, *, is_hopeful: bool = True) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        writing: Writing,
+        *,
+        is_hopeful: bool = True,
+        versions: Mapping[int, int] | None = None,
+    ) -> None:
+        """`versions`: greatest ones that the rows of partitions have at least, so far as they are known."""
         self._connection = connection
         self._writing = writing
         self._is_hopeful = is_hopeful
         self.met_duplicates = False
+        self._versions = versions or {}
+        self._partition: int | None = None  # whose row is ours until the end
+        self.raised: dict[int, int] = {}  # of these, what became of them here
 
     async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
         """First statement. Raises Fenced if owner or epoch are not ours.
@@ -47,6 +58,7 @@ class SqlFactTransaction:
         Otherwise nobody needs it, and nothing is read.
         """
         group = self._writing.topic_group
+        self._partition = advance.partition
         keys: Sequence[str] = ()
         if after_failure:
             before = await progress_rows.locked_progress(self._connection, group, advance.partition)
@@ -77,6 +89,7 @@ class SqlFactTransaction:
         now = self._writing.clock()
         if ordered:
             await write_journey_rows(self._connection, ordered, updated_at=now)
+            await self._raise_version(max(journey.version for journey in ordered))
             await self._show(ordered, created_at=now)
         if self._writing.writes_conversion_logs and (logged or displaced):
             await replace_conversion_logs(self._connection, logged, displaced)
@@ -84,6 +97,12 @@ class SqlFactTransaction:
     async def _show(self, journeys: Sequence[Journey], *, created_at: int) -> None:
         shown = await with_shown_touches(self._connection, journeys)
         await replace_touchpoints(self._connection, shown, created_at=created_at)
+
+    async def _raise_version(self, version: int) -> None:
+        """Seldom more than a comparison: few journeys change more often than any other of their partition did."""
+        if self._partition is not None and version > self._versions.get(self._partition, 1):
+            await progress_rows.raise_version(self._connection, self._writing.topic_group, self._partition, version)
+            self.raised[self._partition] = version
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
         if unsettled_keys:  # the fence has taken away those of before
@@ -97,13 +116,17 @@ class SqlFactStore:
         self._database = database
         self._writing = writing
         self._is_hopeful = True  # senders that repeat clicks do so all the time: as the last chunk, so the next
+        self._versions: Mapping[int, int] = {}  # by partition, the greatest that was committed here
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlFactTransaction]:
         async with self._database.transaction() as connection:
-            transaction = SqlFactTransaction(connection, self._writing, is_hopeful=self._is_hopeful)
+            transaction = SqlFactTransaction(
+                connection, self._writing, is_hopeful=self._is_hopeful, versions=self._versions
+            )
             yield transaction
             self._is_hopeful = not transaction.met_duplicates
+        self._versions = {**self._versions, **transaction.raised}
 
     async def read(self, needs: Needs) -> Facts:
         async with self._database.reading() as connection:
@@ -138,7 +161,11 @@ async def list_progress(database: Database, *, topic_group: str = JOURNEYS_GROUP
 async def read_facts(connection: Connection, needs: Needs) -> Facts:
     """One statement for each kind of need, some more where a chunk needs thousands of one kind."""
     journeys: list[Journey] = []
-    if needs.conversions:
+    credited: Mapping[int, int] = {}
+    if needs.with_credited:
+        found, credited = await read_reported(connection, needs.conversions)
+        journeys += found
+    elif needs.conversions:
         journeys += await read_journeys(connection, "conv_id", needs.conversions)
     if needs.conversions_of_clicks:
         journeys += await read_journeys(connection, "click_id", needs.conversions_of_clicks)
@@ -148,4 +175,5 @@ async def read_facts(connection: Connection, needs: Needs) -> Facts:
         journeys={journey.conversion.conv_id: journey for journey in journeys},
         clicks=await click_rows.read_clicks(connection, needs.clicks) if needs.clicks else {},
         histories=await click_rows.read_histories(connection, needs.histories) if needs.histories else {},
+        credited=credited,
     )

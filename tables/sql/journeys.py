@@ -44,6 +44,10 @@ _OUTCOME = (
 )
 _WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
+# Alike in shape to a journey, and told apart by what no journey lacks.
+_SELECT_CREDITED = (
+    f"SELECT conv_id, version{', NULL' * (len(_CONVERSION) + len(_OUTCOME) - 2)} FROM `202_stream_credited`"
+)
 
 _TEXTS = [_WRITTEN.index(name) for name in ("own_visitor_id", "transaction_id", "journey_visitor_id", "outcome")]
 _TOUCHES = _WRITTEN.index("touches")
@@ -124,6 +128,26 @@ async def read_journeys(connection: Connection, column: str, ids: Iterable[int])
         rows = await connection.fetch(f"{_select(connection.dialect)} WHERE {column} IN ({whole_list(batch)})")
         found += map(_journey_of, rows)
     return found
+
+
+async def read_reported(connection: Connection, conv_ids: Iterable[int]) -> tuple[list[Journey], dict[int, int]]:
+    """Their journeys; and of conversions that have none, and should have, the version that an hour has credited.
+
+    One statement: a worker asks so for each chunk, and nearly always there is neither.
+    """
+    select = _select(connection.dialect)
+    journeys: list[Journey] = []
+    credited: dict[int, int] = {}
+    for batch in in_batches(sorted(conv_ids)):
+        clause = f"WHERE conv_id IN ({whole_list(batch)})"
+        for row in await connection.fetch(f"{select} {clause} UNION ALL {_SELECT_CREDITED} {clause}"):
+            if row[2] is None:
+                credited[row[0]] = row[1]
+            else:
+                journeys.append(_journey_of(row))
+    for journey in journeys:
+        credited.pop(journey.conversion.conv_id, None)
+    return journeys, credited
 
 
 async def read_journeys_of_hours(connection: Connection, keys: Collection[HourKey]) -> list[Journey]:

@@ -65,11 +65,18 @@ async def _before_taking_over(
 ) -> PartitionProgress:
     """With the new epoch. The row is made if there is none."""
     found = await progress_rows.lock_partition(connection, topic_group, partition, now=now)
-    newest, history_from = found.newest_conversion, found.history_from
+    newest, history_from, greatest = found.newest_conversion, found.history_from, found.greatest_version
     if not found.partition_count:
         # Never taken: after a change of the partition count its keys may come from any other partition.
         rows = await progress_rows.read_progress(connection, topic_group)
         newest = max(row.newest_conversion for row in rows)
+        greatest = max(row.greatest_version for row in rows)
         # Not of those that are taken for the first time beside it: their logs begin where they begin.
         history_from = max([history_from, *(row.history_from for row in rows if row.epoch > 1)])
-    return replace(found, epoch=found.epoch + 1, newest_conversion=newest, history_from=history_from)
+    return replace(
+        found,
+        epoch=found.epoch + 1,
+        newest_conversion=newest,
+        history_from=history_from,
+        greatest_version=greatest,
+    )

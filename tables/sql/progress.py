@@ -14,7 +14,7 @@ from tables.sql.connections import Connection, Row
 _RELATION = "202_stream_progress"
 _COLUMNS = (
     "partition_id, epoch, owner, next_offsets, partition_count, topic_ids, watermark, newest_conversion,"
-    " history_from, unsettled_keys, outside_changes, drained_at"
+    " history_from, unsettled_keys, outside_changes, drained_at, greatest_version"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM `{_RELATION}` WHERE topic_group = ?"
 
@@ -28,7 +28,8 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
 
 
 def _progress_of(row: Row) -> PartitionProgress:
-    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys, changes, drained_at = row
+    partition, epoch, owner, offsets, count, topics, watermark, newest, history_from, keys, *told = row
+    changes, drained_at, greatest_version = told
     return PartitionProgress(
         partition=partition,
         epoch=epoch,
@@ -42,6 +43,7 @@ def _progress_of(row: Row) -> PartitionProgress:
         unsettled_keys=_decode_keys(keys) if keys else (),
         outside_changes=changes,
         drained_at=drained_at,
+        greatest_version=greatest_version,
     )
 
 
@@ -120,6 +122,15 @@ async def note_outside_change(connection: Connection, topic_group: str, changed:
     )
 
 
+async def raise_version(connection: Connection, topic_group: str, partition: int, version: int) -> None:
+    """A journey of the partition has that version. The caller holds the row, or has written it."""
+    await connection.run(
+        f"UPDATE `{_RELATION}` SET greatest_version = ?"
+        " WHERE topic_group = ? AND partition_id = ? AND greatest_version < ?",
+        [version, topic_group, partition, version],
+    )
+
+
 async def settle(connection: Connection, topic_group: str, partition: int, keys: Sequence[str]) -> None:
     await connection.run(
         f"UPDATE `{_RELATION}` SET unsettled_keys = ? WHERE topic_group = ? AND partition_id = ?",
@@ -139,7 +150,7 @@ async def insert_progress(connection: Connection, topic_group: str, partition: i
 async def store_taking_over(connection: Connection, topic_group: str, taken: PartitionProgress, *, now: int) -> None:
     await connection.run(
         f"UPDATE `{_RELATION}` SET epoch = ?, owner = ?, partition_count = ?, topic_ids = ?, newest_conversion = ?,"
-        " history_from = ?, updated_at = ? WHERE topic_group = ? AND partition_id = ?",
+        " history_from = ?, greatest_version = ?, updated_at = ? WHERE topic_group = ? AND partition_id = ?",
         [
             taken.epoch,
             taken.owner,
@@ -147,6 +158,7 @@ async def store_taking_over(connection: Connection, topic_group: str, taken: Par
             _json(taken.topic_ids),
             taken.newest_conversion,
             taken.history_from,
+            taken.greatest_version,
             now,
             topic_group,
             taken.partition,
@@ -157,15 +169,17 @@ async def store_taking_over(connection: Connection, topic_group: str, taken: Par
 async def reset_progress(connection: Connection, topic_group: str, *, now: int, history_from: int = 0) -> None:
     """Back to the log's start: every owner is shut out, and the next one takes over its own topics and partitions.
 
-    Keys may move to other partitions then, so each row remembers the newest conversion of all of them, and where the
-    history of the least complete one begins. `history_from`: where that of the log begins, if SQL lacks what is gone.
+    Keys may move to other partitions then, so each row remembers the newest conversion and the greatest version of all
+    of them, and where the history of the least complete one begins. `history_from`: where that of the log begins, if
+    SQL lacks what is gone.
     """
     rows = await read_progress(connection, topic_group)
     newest = max((row.newest_conversion for row in rows), default=0)
+    greatest = max((row.greatest_version for row in rows), default=1)
     history_from = max([history_from, *(row.history_from for row in rows)])
     await connection.run(
         f"UPDATE `{_RELATION}` SET epoch = epoch + 1, owner = '', partition_count = 0, next_offsets = ?,"
         " topic_ids = ?, watermark = 0, newest_conversion = ?, history_from = ?, unsettled_keys = NULL, drained_at = 0,"
-        " updated_at = ? WHERE topic_group = ?",
-        ["{}", "{}", newest, history_from, now, topic_group],
+        " greatest_version = ?, updated_at = ? WHERE topic_group = ?",
+        ["{}", "{}", newest, history_from, greatest, now, topic_group],
     )

@@ -14,7 +14,7 @@ from tables.sql.errors import TransactionConflict
 from tables.sql.facts import JOURNEYS_GROUP
 from tables.sql.inserts import whole_list
 from tables.sql.journeys import read_journeys, write_journey_rows
-from tables.sql.progress import lock_partition
+from tables.sql.progress import lock_partition, raise_version
 from tables.sql.purge_ranges import Meant, Span
 from tables.sql.replays import forget_computed
 from tables.sql.selects import in_batches
@@ -58,11 +58,13 @@ async def purge_batch(database: Database, meant: Sequence[Meant], look: Look, *,
             await lock_partition(connection, JOURNEYS_GROUP, partition, now=now)
         journeys = await _read(connection, meant)
         for journey in journeys:
-            if partition_of(journey.key.user_id, journey.key.campaign_id, partitions) not in locked:
+            if _partition_of(journey, partitions) not in locked:
                 raise TransactionConflict(f"conversion {journey.conversion.conv_id} has just been stored elsewhere")
         batch = await look(connection, meant, journeys)
         if batch.changed:
             await write_journey_rows(connection, batch.changed, updated_at=now)
+            for partition, version in sorted(_greatest_versions(batch.changed, partitions).items()):
+                await raise_version(connection, JOURNEYS_GROUP, partition, version)
         for ids in in_batches([conv_id for conv_id, count in sorted(batch.rows.items()) if count]):
             await connection.run(f"DELETE FROM `{_TOUCHPOINTS}` WHERE conv_id IN ({whole_list(ids)})")
         await forget_computed(connection, locked)
@@ -162,6 +164,18 @@ def _purged(journey: Journey) -> Journey:
 def _is_within(journey: Journey, span: Span) -> bool:
     conversion = journey.conversion
     return conversion.user_id == span.user_id and span.start <= conversion.conv_time <= span.end
+
+
+def _partition_of(journey: Journey, partitions: int) -> int:
+    return partition_of(journey.key.user_id, journey.key.campaign_id, partitions)
+
+
+def _greatest_versions(journeys: Sequence[Journey], partitions: int) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for journey in journeys:
+        partition = _partition_of(journey, partitions)
+        found[partition] = max(journey.version, found.get(partition, 1))
+    return found
 
 
 def _partitions_of(meant: Sequence[Meant], partitions: int) -> set[int]:

@@ -89,6 +89,7 @@ class SqlReplayTransaction(SqlFactTransaction):
         every click that is older than the newest conversion is asked for what it enters.
         """
         row = await progress_rows.lock_partition(self._connection, JOURNEYS_GROUP, partition, now=self._writing.clock())
+        self._partition, self._versions = partition, {partition: row.greatest_version}
         if row.partition_count:
             return row
         if self._before.newest_conversion is None:

@@ -34,6 +34,7 @@ OWN_TABLES = (
         optional("unsettled_keys", MEDIUM_TEXT),  # JSON list
         required("outside_changes", BIG, 0),
         required("drained_at", INT, 0),  # when all its topics had last been read to their ends
+        required("greatest_version", INT, 1),  # of any journey ever written, so that none comes twice
         required("updated_at", INT),
         PrimaryKeyConstraint("topic_group", "partition_id"),
     ),

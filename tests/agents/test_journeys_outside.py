@@ -1,11 +1,13 @@
 """What another hand changes in SQL: the owner of the partition, which remembers otherwise, hears of it and forgets."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from stream.core.errors import Unavailable
 from stream.core.events import Click, Conversion
+from stream.core.money import Units
 from stream.engine.barrier import Stored
 from stream.engine.chunk import Chunk
 from stream.replay.storing import Scope, store_chunk
@@ -48,6 +50,17 @@ async def test_a_chunk_of_the_key_is_computed_from_sql(agent: Agent, store: Watc
     assert agent.kept.states[HOME][KEY] != before
     await agent.work(agent.chunk(CONVERSION._replace(conv_id=10, conv_time=NOW - 40)))
     assert touches(store, 10) == [4, 5]
+
+
+async def test_a_journey_that_is_gone_comes_back_behind_what_its_hour_has_credited(
+    agent: Agent, store: WatchedStore
+) -> None:
+    await agent.work(agent.chunk(CLICK, CONVERSION))
+    store.facts.credited_versions = lambda: {9: 1}
+    del store.facts.journeys[9]
+    stored = await agent.work(agent.chunk(CONVERSION._replace(click_payout=Units(2), revised_at=1)))
+    assert store.facts.journeys[9].version == 2
+    assert [json.loads(record.value or b"")["version"] for record in stored.outputs] == [2]
 
 
 async def test_a_chunk_without_the_key_forgets_it(agent: Agent, store: WatchedStore) -> None:

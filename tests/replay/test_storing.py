@@ -1,6 +1,7 @@
 """Facts of the log stored beside the owner of a partition: what is it told, and what leaves again?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,15 @@ async def test_the_owner_forgets_keys_of_clicks_that_it_has_passed_and_that_sql_
     desk = Desk(passed=0)
     await desk.store(click(1, AT, visitor_id="Ann"))
     assert desk.row.unsettled_keys == ()
+
+
+async def test_a_journey_that_is_gone_begins_behind_every_version_of_its_partition() -> None:
+    desk = Desk(passed=2)
+    sent = [click(1, AT), conversion(1, 1, AT + 9), conversion(2, 1, AT + 10)]
+    desk.database.progress[HERE] = replace(desk.row, greatest_version=4)
+    await desk.store(*sent)
+    assert {key: each.version for key, each in desk.database.facts.journeys.items()} == {1: 5, 2: 1}
+    assert desk.row.greatest_version == 5
 
 
 async def test_an_owner_that_would_have_to_forget_too_much_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,14 +163,14 @@ class Audit:
 
     def compare(self, *, with_topics: bool, what: str) -> Rows:
         """Everything with what the oracle expects. Raises Wrong."""
-        wanted, found = self.compare_facts(what=what)
+        wanted, found = self._compare_facts(what=what)
         self._compare_hours(wanted, found, what)
         if with_topics:
             self._raise(what, disagreement(found.hours, self._books().read(), what="topics"))
             self._check_journeys_topic(wanted)
         return found
 
-    def compare_facts(self, *, what: str) -> tuple[ExpectedRows, Rows]:
+    def _compare_facts(self, *, what: str) -> tuple[ExpectedRows, Rows]:
         """Clicks and conversions, and what became of each record."""
         wanted, found = expected(self.records), self._storage.rows()
         hidden = self._hidden(wanted)

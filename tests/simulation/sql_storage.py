@@ -209,7 +209,6 @@ class SqlStorage:
         self.url = f"sqlite+aiosqlite:///{self._file}"
         self._eyes = self.connect()
         self._copies = 0
-        self._is_changed_by_hand = False
         self._wanted: list[Switch] = []  # changes of settings that are not finished
 
     def connect(self) -> sqlite3.Connection:
@@ -306,7 +305,7 @@ class SqlStorage:
 
     def torn(self) -> str:
         found = torn_hours(self.url)
-        return f"torn: {found}" if found and not self._is_changed_by_hand else ""
+        return f"torn: {found}" if found else ""
 
     def unaudited(self) -> str:
         """'' where what each model and setting is now stands as the result of the last change that was told of: I7."""
@@ -345,8 +344,7 @@ class SqlStorage:
         return ""
 
     def delete(self, clicks: Set[int], conversions: Set[int]) -> None:
-        """By hand. Journeys that come back begin at version 1, as which their hour may have credited other money."""
-        self._is_changed_by_hand = True
+        """By hand."""
         places = [("202_stream_clicks", "click_id", clicks), ("202_stream_journeys", "conv_id", conversions)]
         places += [
             ("202_conversion_logs", "conv_id", conversions),
@@ -372,14 +370,16 @@ class SqlStorage:
     def reset(self) -> None:
         """As `tables.sql.progress.reset_progress`, of both groups."""
         for group in (JOURNEYS, HOURS_GROUP):
-            (newest,) = self._eyes.execute(
-                "SELECT COALESCE(MAX(newest_conversion), 0) FROM `202_stream_progress` WHERE topic_group = ?", [group]
+            newest, greatest = self._eyes.execute(
+                "SELECT COALESCE(MAX(newest_conversion), 0), COALESCE(MAX(greatest_version), 1)"
+                " FROM `202_stream_progress` WHERE topic_group = ?",
+                [group],
             ).fetchone()
             self._eyes.execute(
                 "UPDATE `202_stream_progress` SET epoch = epoch + 1, owner = '', partition_count = 0,"
                 " next_offsets = '{}', topic_ids = '{}', watermark = 0, newest_conversion = ?, unsettled_keys = NULL,"
-                " drained_at = 0 WHERE topic_group = ?",
-                [newest, group],
+                " drained_at = 0, greatest_version = ? WHERE topic_group = ?",
+                [newest, greatest, group],
             )
 
     def deadlocks(self) -> int:

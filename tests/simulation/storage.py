@@ -115,7 +115,6 @@ class MemoryStorage:
         self, step: Steps, users: Sequence[int], chance: random.Random, *, partitions: int, since: int
     ) -> None:
         self._since = since  # unix seconds of the first conversions
-        self._is_changed_by_hand = False
         self._users = users
         self._partitions = partitions
         self.on_commit: Callable[[Commit], None] = lambda _commit: None
@@ -139,6 +138,7 @@ class MemoryStorage:
 
         self.database.before_step, self.hours_database.before_step = before, before_of_hours
         self.database.partitions = self._partitions
+        self.database.facts.credited_versions = self._credited_versions
         self.database.after_commit = lambda done: self.on_commit(
             Commit(
                 done.owner,
@@ -160,6 +160,9 @@ class MemoryStorage:
             )
         )
         self.hours_database.after_commit = self._fired
+
+    def _credited_versions(self) -> Mapping[int, int]:
+        return {conv_id: at.version for conv_id, at in self.hours_database.credited.items()}
 
     def _fired(self) -> None:
         self.on_hours()
@@ -257,8 +260,7 @@ class MemoryStorage:
                     return f"hour {key} model {model_id} is torn: {total} of {given}"
                 taken = [self.hours_database.credited_as[conv_id] for conv_id in {conv_id for conv_id, _ in given}]
                 money = sum(each.payout for each in taken), sum(each.cost for each in taken)
-                is_uneven = abs(10 * total.revenue - money[0]) > 5 or abs(10 * total.cost - money[1]) > 5
-                if is_uneven and not self._is_changed_by_hand:
+                if abs(10 * total.revenue - money[0]) > 5 or abs(10 * total.cost - money[1]) > 5:
                     return f"hour {key} model {model_id} has other money than its credits: {total} of {taken}"
         return ""
 
@@ -267,8 +269,7 @@ class MemoryStorage:
         return ""
 
     def delete(self, clicks: Set[int], conversions: Set[int]) -> None:
-        """By hand. Journeys that come back begin at version 1, as which their hour may have credited other money."""
-        self._is_changed_by_hand = True
+        """By hand."""
         facts = self.database.facts
         for click_id in clicks:
             del facts.clicks[click_id]

@@ -241,7 +241,7 @@ class World:
         await self.settle()
         self.audit.compare(with_topics=with_topics, what="after a rebuild")
         if self.case.seed % 5 == 1 and not self.shape.is_rekeyed:
-            await self._delete_by_hand()
+            await self._delete_by_hand(with_topics=with_topics)
         self.check()
 
     async def _check_purge(self, *, with_topics: bool) -> None:
@@ -257,7 +257,7 @@ class World:
         if left := self.storage.purged():
             raise Wrong(f"I6: a replay left journeys purged: {sorted(left)}")
 
-    async def _delete_by_hand(self) -> None:
+    async def _delete_by_hand(self, *, with_topics: bool) -> None:
         """Workers go on meanwhile, and may ask SQL while it lacks what they have passed. A replay brings it back.
 
         What is deleted is not reported again before that: a revision in between would be its first report.
@@ -271,7 +271,7 @@ class World:
                 self.audit.produced(*place[:2], None, record.value)
         await asyncio.sleep(self.chance.random() * 5)
         await self._replay_all()
-        self.audit.compare_facts(what="after rows were deleted by hand, and a replay")
+        self.audit.compare(with_topics=with_topics, what="after rows were deleted by hand, and a replay")
 
     async def _replay_all(self) -> None:
         if self.shape.is_rekeyed:

@@ -82,6 +82,24 @@ async def test_a_database_of_0003_gets_what_readers_need_and_its_view_anew(fresh
     assert query(fresh_database, "SELECT attributed_revenue FROM `202_bi_attribution_credits`") == []
 
 
+async def test_a_database_of_0004_knows_the_greatest_version_of_its_journeys(fresh_database: str) -> None:
+    await upgrade_schema(fresh_database)
+    columns = "topic_group, partition_id, next_offsets, topic_ids, updated_at"
+    run(
+        fresh_database,
+        "ALTER TABLE `202_stream_progress` DROP COLUMN greatest_version",
+        *(
+            f"INSERT INTO `202_stream_progress` ({columns}) VALUES ('journeys', {number}, '{{}}', '{{}}', 1)"
+            for number in (0, 1)
+        ),
+        "INSERT INTO `202_stream_credited` (conv_id, user_id, date_hour, version) VALUES (5, 7, 3600, 3)",
+        VERSION.replace("0001", "0004"),
+    )
+    await upgrade_schema(fresh_database)
+    assert await schema_differences(fresh_database) == []
+    assert query(fresh_database, "SELECT greatest_version FROM `202_stream_progress`") == [(3,), (3,)]
+
+
 async def release_before(url: str, *more: str) -> None:
     await upgrade_schema(url)
     run(url, *BEFORE, *WITHOUT_KEYS[url.partition("+")[0]], VERSION, *more)
@@ -103,7 +121,7 @@ async def test_of_doubled_rows_the_newest_stays_with_its_credits(fresh_database:
     await upgrade_schema(fresh_database)
     assert_each_row_once(fresh_database)
     assert await schema_differences(fresh_database) == []
-    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0004",)]
+    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0005",)]
 
 
 async def test_rows_of_the_release_before_are_kept(fresh_database: str) -> None:

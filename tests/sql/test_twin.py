@@ -21,6 +21,7 @@ from tables.sql.facts import Writing
 from tables.sql.replays import SqlReplayStore
 from tests.sql.conftest import NOW, StoreFactory
 from tests.support.memory_store import MemoryDatabase, MemoryStore
+from tests.support.model_rows import run
 
 _Value = TypeVar("_Value")
 
@@ -112,7 +113,12 @@ class Draw:
             clicks=frozenset(self.some(CLICK_IDS)),
             entered=entered,
             histories=sorted(histories),
+            with_credited=self.one((False, True)),
         )
+
+    def credited(self) -> dict[int, int]:
+        """Versions, by conversions whose credits stand in some hour."""
+        return {conv_id: self.one((1, 2, limits.INT)) for conv_id in self.some(CONV_IDS)}
 
     def advance(self, epoch: int, known: Mapping[int, int]) -> Advance:
         """`known`: changes from outside by partition; sometimes all were forgotten."""
@@ -201,7 +207,16 @@ async def transacted(transaction: FactTransaction, draw: Draw, advance: Advance,
 
 @pytest.mark.parametrize("seed", range(25))
 async def test_both_stores_answer_the_same(seed: int, database: Database, store_of: StoreFactory) -> None:
-    memory = MemoryDatabase()
+    memory, credited = MemoryDatabase(), Draw(-seed - 1).credited()
+    memory.facts.credited_versions = lambda: credited
+    await run(
+        database,
+        *(
+            "INSERT INTO `202_stream_credited` (conv_id, user_id, date_hour, version)"
+            f" VALUES ({conv_id}, 1, 0, {version})"
+            for conv_id, version in credited.items()
+        ),
+    )
     wanted = await answers(MemoryStore(memory, OWNER), MemoryStore(memory, "another"), seed)
     writing = Writing(owner="another", writes_conversion_logs=True, clock=lambda: NOW)
     others = SqlReplayStore(database, writing, run_id=0)

@@ -1,6 +1,6 @@
 """SQL's part of a fold, in dicts: the twin that core's tests and the simulation use. No transactions, no fence."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from stream.core.events import Click
 from stream.core.facts import EnteredNeed, Facts, HistoryNeed, Journey, Needs, Touch, touch_of
@@ -15,10 +15,12 @@ class MemoryFacts:
     def __init__(self) -> None:
         self.clicks: dict[int, Click] = {}
         self.journeys: dict[int, Journey] = {}
+        self.credited_versions: Callable[[], Mapping[int, int]] = dict  # by conversion, what hours hold credits of
 
     def copy(self) -> "MemoryFacts":
         twin = MemoryFacts()
         twin.clicks, twin.journeys = dict(self.clicks), dict(self.journeys)
+        twin.credited_versions = self.credited_versions
         return twin
 
     def run(self, folding: Generator[FoldStep, FoldAnswer, Folded]) -> Folded:
@@ -52,7 +54,10 @@ class MemoryFacts:
             or any(_is_entered(journey, need) for need in needs.entered)
         }
         clicks = {click_id: self.clicks[click_id] for click_id in needs.clicks if click_id in self.clicks}
-        return Facts(journeys, clicks, {need: self._history(need) for need in needs.histories})
+        gone = needs.conversions - self.journeys.keys() if needs.with_credited else ()
+        versions = self.credited_versions() if gone else {}
+        credited = {conv_id: versions[conv_id] for conv_id in gone if conv_id in versions}
+        return Facts(journeys, clicks, {need: self._history(need) for need in needs.histories}, credited)
 
     def _history(self, need: HistoryNeed) -> Sequence[Touch]:
         touches = [

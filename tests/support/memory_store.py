@@ -51,6 +51,11 @@ class MemoryDatabase:
         """Of all partitions."""
         return max((row.newest_conversion for row in self.progress.values()), default=0)
 
+    @property
+    def greatest_version(self) -> int:
+        """Of all partitions."""
+        return max((row.greatest_version for row in self.progress.values()), default=1)
+
     def note_outside_change(self, changed: PartitionProgress) -> None:
         """The row as another hand leaves it: all but what its owner alone moves."""
         self.progress[changed.partition] = changed_outside(self.row(changed.partition), changed)
@@ -58,10 +63,22 @@ class MemoryDatabase:
     def reset_progress(self) -> None:
         """As `tables.sql.progress.reset_progress`."""
         newest = self.newest_conversion
+        greatest = self.greatest_version
         history_from = max((row.history_from for row in self.progress.values()), default=0)
         for number, row in self.progress.items():
             self.progress[number] = PartitionProgress(
-                number, row.epoch + 1, "", {}, 0, {}, 0, newest, history_from, (), row.outside_changes
+                number,
+                row.epoch + 1,
+                "",
+                {},
+                0,
+                {},
+                0,
+                newest,
+                history_from,
+                (),
+                row.outside_changes,
+                greatest_version=greatest,
             )
 
 
@@ -87,6 +104,7 @@ class MemoryTransaction:
         self.journeys: dict[int, Journey] = {}
         self._logs: dict[int, LogRow | None] = {}
         self._progress: dict[int, PartitionProgress] = {}
+        self._partition: int | None = None  # whose row is ours until the end
 
     async def pass_fence(self, advance: Advance, *, after_failure: bool) -> Passed:
         await self._database.before_step("pass_fence")
@@ -96,6 +114,7 @@ class MemoryTransaction:
             raise Fenced(f"partition {advance.partition} belongs to {row.owner if row else 'nobody'}")
         is_changed = row.outside_changes != advance.outside_changes
         self.advance = advance
+        self._partition = advance.partition
         self._progress[advance.partition] = replace(
             row,
             next_offsets=dict(advance.next_offsets),
@@ -135,6 +154,7 @@ class MemoryTransaction:
             if journey.version == 1 and is_rekeyed_conversion(standing, journey.conversion):
                 raise Unavailable("another partition has stored the id meanwhile")
         self.journeys.update((journey.conversion.conv_id, journey) for journey in journeys)
+        self._raise_version(max((journey.version for journey in journeys), default=1))
         gone = {*displaced, *(journey.conversion.conv_id for journey in journeys)}
         for conv_id in sorted(gone):
             await self._lock(("log", conv_id))
@@ -150,6 +170,12 @@ class MemoryTransaction:
                         raise Unavailable("two counting conversions of one transaction: another partition swaps them")
                 self._logs[journey.conversion.conv_id] = row
 
+    def _raise_version(self, version: int) -> None:
+        if self._partition is not None:
+            row = self._progress.get(self._partition) or self._database.row(self._partition)
+            if version > row.greatest_version:
+                self._progress[self._partition] = replace(row, greatest_version=version)
+
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:
         """Of whoever holds the row: whether it passed the fence is for others to see."""
         row = self._progress.get(partition) or self._database.row(partition)
@@ -160,6 +186,7 @@ class MemoryTransaction:
     async def lock_partition(self, partition: int) -> PartitionProgress:
         await self._database.before_step("lock_partition")
         await self._lock(("progress", partition))
+        self._partition = partition
         row = self._progress.get(partition) or self._database.row(partition)
         if row.partition_count:
             return row
@@ -199,6 +226,7 @@ class MemoryTransaction:
         if not self.clicks and not self.journeys:
             return committed
         seen = MemoryFacts()
+        seen.credited_versions = committed.credited_versions
         seen.clicks, seen.journeys = committed.clicks | self.clicks, committed.journeys | self.journeys
         return seen
 
@@ -260,7 +288,11 @@ class MemoryStore:
             before = await transaction.lock_partition(partition)
             before = replace(before, epoch=before.epoch + 1)
             if not before.partition_count:
-                before = replace(before, newest_conversion=self._database.newest_conversion)
+                before = replace(
+                    before,
+                    newest_conversion=self._database.newest_conversion,
+                    greatest_version=self._database.greatest_version,
+                )
                 begins = [row.history_from for row in self._database.progress.values() if row.epoch > 1]
                 before = replace(before, history_from=max([before.history_from, *begins]))
             if before.epoch == 1:

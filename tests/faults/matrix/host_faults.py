@@ -34,6 +34,7 @@ _SINCE_0003 = (
     *(f"ALTER TABLE `202_stream_credited` DROP COLUMN {column}" for column in ("payout", "cost", "conv_time")),
     "ALTER TABLE `202_stream_journeys` DROP COLUMN purged",
     "ALTER TABLE `202_stream_progress` DROP COLUMN outside_changes",
+    "ALTER TABLE `202_stream_progress` DROP COLUMN greatest_version",
     "ALTER TABLE `202_stream_runs` DROP COLUMN arguments",
     "DROP TABLE `202_stream_run_places`",
     "DROP TABLE `202_stream_imports`",
