@@ -32,7 +32,9 @@ class NoTransaction:
     async def read(self, needs: Needs) -> Facts:
         return Facts(histories=dict.fromkeys(needs.histories, ()))
 
-    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None: ...
+    async def write_journeys(
+        self, journeys: Sequence[Journey], *, displaced: Collection[int] = (), new: Collection[int] = ()
+    ) -> None: ...
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None: ...
 

@@ -137,7 +137,7 @@ class JourneysHandler:
             forgotten, restated = unsettled_of(passed.unsettled)
             folded = await self._fold(transaction, place, events, forgotten)
             if folded.journeys or folded.displaced:
-                await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
+                await transaction.write_journeys(folded.journeys, displaced=folded.displaced, new=folded.new)
             unsettled = unsettled_texts(folded, forgotten, restated)
             if unsettled:
                 await transaction.settle(chunk.partition, unsettled)

@@ -27,10 +27,13 @@ class FactTransaction(Protocol):
 
     async def read(self, needs: Needs) -> Facts: ...
 
-    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None:
+    async def write_journeys(
+        self, journeys: Sequence[Journey], *, displaced: Collection[int] = (), new: Collection[int] = ()
+    ) -> None:
         """Upsert by conv_id, replace touchpoints and conversion logs; `displaced` conversions lose their log rows.
 
-        Repeating it changes nothing.
+        `new` ones had no journey when they were read: none may have come since for another user, campaign or click.
+        Repeating it changes nothing. Raises Unavailable where another partition was in the way.
         """
 
     async def settle(self, partition: int, unsettled_keys: Sequence[str]) -> None:

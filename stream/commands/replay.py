@@ -308,8 +308,11 @@ def command(
     """
     if is_verifying and (is_dry or resumed is not None or asked["is_journeys_only"]):
         raise click.UsageError("--verify goes with neither --dry-run, --resume nor --journeys-only")
-    if resumed is not None and (asked["users"] or asked["start"] is not None or asked["end"] is not None):
-        raise click.UsageError("--resume has the users and the range of its run")
+    of_run = ("users", "start", "end", "is_incomplete_allowed", "is_journeys_only")
+    if resumed is not None and any(asked[name] not in (None, (), False) for name in of_run):
+        raise click.UsageError(
+            "--resume has the users and the range of its run, and whether it is --allow-incomplete or --journeys-only"
+        )
     wish = _wish_of(**asked)
     work = replay(read_settings(), wish, resumed=resumed, is_dry=is_dry, is_json=is_json, is_verifying=is_verifying)
     if not until_stopped(work):

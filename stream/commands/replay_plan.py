@@ -33,15 +33,15 @@ class Wish:
 
     def arguments(self, plan: "Plan") -> dict[str, object]:
         """By which a run that was broken off is known again. Its places are offsets, of no use in another log."""
-        return {
+        arguments: dict[str, object] = {
             "partitions": len(plan.ranges),
             "topic_ids": dict(plan.topic_ids),
             "users": list(self.users),
             "start": self.start,
             "end": self.end,
             "allow_incomplete": self.is_incomplete_allowed,
-            "journeys_only": self.is_journeys_only,
         }
+        return {**arguments, "journeys_only": True} if self.is_journeys_only else arguments
 
     def of(self, arguments: Mapping[str, object]) -> "Wish":
         """The same, but for what `arguments` of another run say."""
@@ -142,19 +142,35 @@ def _has_stored(row: PartitionProgress | None, begins: Mapping[str, int]) -> boo
 
 
 def check_reach(settings: Settings, wish: Wish, plan: Plan, rows: Mapping[int, PartitionProgress]) -> None:
-    """Raises StartRefused, naming the gap, where neither log nor SQL reaches back to the lookback of the range."""
+    """Raises StartRefused, naming the gap, where what is read does not reach back to the lookback of the range."""
     if wish.is_incomplete_allowed:
         return
     needed = max(0, wish.start - settings.lookback_days * DAY_SECONDS)
-    never_stored = gaps(plan, rows)
-    for partition, begins_at in sorted(plan.begins_at.items()):
-        whole_from = begins_at if partition in never_stored else min(begins_at, rows[partition].history_from)
+    source = "the clicks in SQL begin" if wish.is_journeys_only else "the log begins"
+    instead = "without --journeys-only the log is read too; " if wish.is_journeys_only else ""
+    for partition, whole_from in sorted(_whole_from(wish, plan, rows).items()):
         if whole_from > needed:
             raise StartRefused(
-                f"partition {partition}: the log begins at {utc(whole_from)}, but journeys of this range may need"
+                f"partition {partition}: {source} at {utc(whole_from)}, but journeys of this range may need"
                 f" clicks from {utc(needed)} on: {length(whole_from - needed)} are missing",
-                hint="--allow-incomplete computes what is left and flags the journeys; --start later needs less",
+                hint=f"{instead}--allow-incomplete computes what is left and flags the journeys;"
+                " --start later needs less",
             )
+
+
+def _whole_from(wish: Wish, plan: Plan, rows: Mapping[int, PartitionProgress]) -> Mapping[int, int]:
+    """By partition that may lack events: from when on it has them all, in SQL or in log and SQL together."""
+    never_stored = gaps(plan, rows)
+    if wish.is_journeys_only:
+        stored_from = {partition: row.history_from for partition, row in rows.items()}
+        return {
+            partition: max(stored_from.get(partition, 0), never_stored.get(partition, 0))
+            for partition in stored_from.keys() | never_stored
+        }
+    return {
+        partition: begins_at if partition in never_stored else min(begins_at, rows[partition].history_from)
+        for partition, begins_at in plan.begins_at.items()
+    }
 
 
 def plan_lines(wish: Wish, plan: Plan, conversions: int) -> Sequence[str]:

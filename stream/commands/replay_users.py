@@ -18,6 +18,8 @@ from stream.replay.log_range import LogRange, read_range
 async def check_users_of_log(settings: Settings, wish: Wish, unknown: Collection[int]) -> None:
     """Raises click.UsageError for accounts of which there is no event in the log. Stops reading once all are found."""
     left = set(unknown)
+    if wish.is_journeys_only:
+        raise click.UsageError(f"{_told(left)}; the log is asked without --journeys-only")
     try:
         # Of which time its events are is for the replay to tell: the account exists.
         plan = await make_plan(settings, replace(wish, start=0), topic_names(settings))

@@ -150,8 +150,7 @@ class Scratch:
         if copied:
             store = SqlFactStore(self._scratch, self._writing)
             async with store.transaction() as transaction:
-                # As known ones: the log may have told of some of them.
-                await transaction.write_journeys([each._replace(version=each.version + 1) for each in copied])
+                await transaction.write_journeys(copied)
         if purged:
             partitions = self._names.partitions
             await purge_batch(self._scratch, purged, look_to_purge(), partitions=partitions, now=self._writing.clock())

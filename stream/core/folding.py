@@ -58,6 +58,7 @@ class Folded:
     clicks: frozenset[int]  # accepted ids
     rekeyed_clicks: Sequence[int]  # indexes into the chunk's clicks
     rekeyed_conversions: Sequence[int]  # indexes into the chunk's conversions
+    new: frozenset[int] = frozenset()  # conversions of these journeys that had none in SQL
     counts: Counter[str] = field(default_factory=Counter)
     # Converting clicks that another partition may store or change, as they were when read.
     borrowed_clicks: Mapping[int, Click | None] = field(default_factory=dict)
@@ -305,6 +306,7 @@ class Folding:
             borrowed_clicks=self._borrowed_clicks(),
             rekeyed_clicks=self._settled.rekeyed,
             rekeyed_conversions=self._rekeyed_conversions,
+            new=frozenset(self._affected) - self._stored.keys(),
             counts=self._counts,
         )
 

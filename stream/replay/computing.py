@@ -53,18 +53,22 @@ async def compute_batch(
             await transaction.write_journeys(written, displaced=folded.displaced)
         if place:
             await transaction.note_place(partition, place)
-    records = [*journey_records(scope.names, folded), *await sent_on(store, scope, row, _looked_for_again(folded))]
+    records = [
+        *journey_records(scope.names, folded),
+        *await sent_on(store, scope, row, _looked_for_again(folded, looked)),
+    ]
     touchpoints = sum(len(journey.touches) for journey in folded.journeys)
     return BatchReport(records, len(conversions), touchpoints, [journey.conversion.conv_id for journey in written])
 
 
-def _looked_for_again(folded: Folded) -> Folded:
-    """Of stored conversions nothing has changed but what was made of them: what rests on no other is not outdated."""
-    journeys = [
-        journey
-        for journey in folded.journeys
-        if journey.conversion.transaction_id or journey.conversion.click_id in folded.borrowed_clicks
-    ]
+def _looked_for_again(folded: Folded, looked: "_Looked") -> Folded:
+    """Of stored conversions nothing has changed but what was made of them: what rests on no other is not outdated.
+
+    A report without a transaction may have had one, and left a sibling that counts now.
+    """
+    paid = {each.conversion.click_id for each in looked.journeys.values() if each.conversion.transaction_id}
+    again = paid | folded.borrowed_clicks.keys()
+    journeys = [journey for journey in folded.journeys if journey.conversion.click_id in again]
     return replace(folded, journeys=journeys)
 
 

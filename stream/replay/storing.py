@@ -74,7 +74,7 @@ async def store_chunk(
         known = replace(scope.place(row), first_versions=_first_versions(row, conversions))
         folded = await drive(fold(known, _nothing_known, *told), transaction)
         if folded.journeys or folded.displaced:
-            await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
+            await transaction.write_journeys(folded.journeys, displaced=folded.displaced, new=folded.new)
         await _note_changes(transaction, row, folded, clicks)
         await transaction.note_place(chunk.partition, place)
     report.is_stored = True

@@ -79,16 +79,25 @@ class SqlFactTransaction:
     async def read(self, needs: Needs) -> Facts:
         return await read_facts(self._connection, needs)
 
-    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
+    async def write_journeys(
+        self, journeys: Sequence[Journey], *, displaced: Collection[int] = (), new: Collection[int] = ()
+    ) -> None:
         """Keys: conv_id in each of the relations. Repeating it changes nothing but the times of writing."""
-        await self._write(journeys, journeys, displaced)
+        await self._write(journeys, logged=journeys, displaced=displaced, new=new)
 
-    async def _write(self, journeys: Sequence[Journey], logged: Sequence[Journey], displaced: Collection[int]) -> None:
+    async def _write(
+        self,
+        journeys: Sequence[Journey],
+        *,
+        logged: Sequence[Journey],
+        displaced: Collection[int],
+        new: Collection[int],
+    ) -> None:
         """`logged`: those of the journeys whose log rows are not known to stand as they should."""
         ordered = sorted(journeys, key=lambda journey: journey.conversion.conv_id)
         now = self._writing.clock()
         if ordered:
-            await write_journey_rows(self._connection, ordered, updated_at=now)
+            await write_journey_rows(self._connection, ordered, new=new, updated_at=now)
             await self._raise_version(max(journey.version for journey in ordered))
             await self._show(ordered, created_at=now)
         if self._writing.writes_conversion_logs and (logged or displaced):

@@ -45,9 +45,8 @@ _OUTCOME = (
 _WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
 # Alike in shape to a journey, and told apart by what no journey lacks.
-_SELECT_CREDITED = (
-    f"SELECT conv_id, version{', NULL' * (len(_CONVERSION) + len(_OUTCOME) - 2)} FROM `202_stream_credited`"
-)
+_NULLS = ", NULL" * (len(_CONVERSION) + len(_OUTCOME) - 2)
+_SELECT_CREDITED = f"SELECT conv_id, version{_NULLS} FROM `202_stream_credited`"
 
 _TEXTS = [_WRITTEN.index(name) for name in ("own_visitor_id", "transaction_id", "journey_visitor_id", "outcome")]
 _TOUCHES = _WRITTEN.index("touches")
@@ -97,24 +96,28 @@ def _literal(stored: _Stored) -> str:
 
 _NEW = Insert(_RELATION, _WRITTEN, _literal, _parameters)
 _UPSERT = Insert(_RELATION, _WRITTEN, _literal, _parameters, identity=("conv_id",))
-_FIRST_VERSION = 1
 
 
-async def write_journey_rows(connection: Connection, journeys: Sequence[Journey], *, updated_at: int) -> None:
-    """Raises TransactionConflict where another partition has just stored one of the ids for another user or click."""
-    new = [journey for journey in journeys if journey.version == _FIRST_VERSION]
-    known = [_Stored(journey, updated_at) for journey in journeys if journey.version != _FIRST_VERSION]
+async def write_journey_rows(
+    connection: Connection, journeys: Sequence[Journey], *, new: Collection[int], updated_at: int
+) -> None:
+    """`new`: conversions of these that had no row when they were read.
+
+    Raises TransactionConflict where another partition has stored one of them since for another user or click.
+    """
+    entering = [journey for journey in journeys if journey.conversion.conv_id in new]
+    known = [_Stored(journey, updated_at) for journey in journeys if journey.conversion.conv_id not in new]
     if known:
         await connection.insert(_UPSERT, known)
-    if not new:
+    if not entering:
         return
-    rows = [_Stored(journey, updated_at) for journey in new]
+    rows = [_Stored(journey, updated_at) for journey in entering]
     try:
         await connection.insert(_NEW, rows)
     except DuplicateKey:
-        stored = await read_journeys(connection, "conv_id", [journey.conversion.conv_id for journey in new])
+        stored = await read_journeys(connection, "conv_id", [journey.conversion.conv_id for journey in entering])
         standing = {journey.conversion.conv_id: journey.conversion for journey in stored}
-        for journey in new:
+        for journey in entering:
             conversion = journey.conversion
             if is_rekeyed_conversion(standing.get(conversion.conv_id, conversion), conversion):
                 raise TransactionConflict(f"conversion {conversion.conv_id} is being stored elsewhere") from None

@@ -47,9 +47,12 @@ def _progress_of(row: Row) -> PartitionProgress:
     )
 
 
-async def read_progress(connection: Connection, topic_group: str) -> list[PartitionProgress]:
-    """Ascending by partition."""
-    rows = await connection.fetch(f"{_SELECT} ORDER BY partition_id", [topic_group])
+async def read_progress(
+    connection: Connection, topic_group: str, *, is_locking: bool = False
+) -> list[PartitionProgress]:
+    """Ascending by partition. Locking: they are held until the transaction ends."""
+    lock = " FOR UPDATE" if is_locking and connection.dialect == MYSQL else ""
+    rows = await connection.fetch(f"{_SELECT} ORDER BY partition_id{lock}", [topic_group])
     return [_progress_of(row) for row in rows]
 
 
@@ -173,7 +176,7 @@ async def reset_progress(connection: Connection, topic_group: str, *, now: int, 
     of them, and where the history of the least complete one begins. `history_from`: where that of the log begins, if
     SQL lacks what is gone.
     """
-    rows = await read_progress(connection, topic_group)
+    rows = await read_progress(connection, topic_group, is_locking=True)  # a replay may be raising what is read here
     newest = max((row.newest_conversion for row in rows), default=0)
     greatest = max((row.greatest_version for row in rows), default=1)
     history_from = max([history_from, *(row.history_from for row in rows)])

@@ -62,7 +62,7 @@ async def purge_batch(database: Database, meant: Sequence[Meant], look: Look, *,
                 raise TransactionConflict(f"conversion {journey.conversion.conv_id} has just been stored elsewhere")
         batch = await look(connection, meant, journeys)
         if batch.changed:
-            await write_journey_rows(connection, batch.changed, updated_at=now)
+            await write_journey_rows(connection, batch.changed, new=(), updated_at=now)
             for partition, version in sorted(_greatest_versions(batch.changed, partitions).items()):
                 await raise_version(connection, JOURNEYS_GROUP, partition, version)
         for ids in in_batches([conv_id for conv_id, count in sorted(batch.rows.items()) if count]):

@@ -115,10 +115,12 @@ class SqlReplayTransaction(SqlFactTransaction):
         self._seen = _Seen(ill, bare=expected.keys() - found.keys(), well_logged=expected.keys() - ill_logged)
         return ill.keys() | ill_logged
 
-    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int] = ()) -> None:
+    async def write_journeys(
+        self, journeys: Sequence[Journey], *, displaced: Collection[int] = (), new: Collection[int] = ()
+    ) -> None:
         well_logged = self._seen.well_logged if self._seen else ()
         logged = [journey for journey in journeys if journey.conversion.conv_id not in well_logged]
-        await self._write(journeys, logged, displaced)
+        await self._write(journeys, logged=logged, displaced=displaced, new=new)
 
     async def _show(self, journeys: Sequence[Journey], *, created_at: int) -> None:
         if self._seen is None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 
-from stream.commands.replay_plan import Plan, gaps
+from stream.commands.replay_plan import Plan, Wish, check_reach, gaps
 from stream.commands.replay_refused import Teller
 from stream.commands.replay_work import Job, work
-from stream.config import read_settings
-from stream.core.errors import StreamError
+from stream.config import Settings, read_settings
+from stream.core.errors import StartRefused, StreamError
 from stream.core.keys import partition_of
 from stream.core.progress import PartitionProgress
 from tests.faults.events import CAMPAIGN, USER, click, conversion
@@ -54,6 +55,33 @@ def test_what_the_log_lost_is_a_gap_unless_it_was_stored(of_partition: Partition
 
 def test_of_a_partition_that_sql_does_not_know_all_that_was_removed_is_a_gap() -> None:
     assert gaps(PLAN, {}) == {0: BEGINS_AT}
+
+
+ALL_STORED = row(clicks=20, conversions=7)
+
+
+@pytest.mark.parametrize(
+    ("of_partition", "plan", "begins"),
+    [
+        (replace(ALL_STORED, history_from=BEGINS_AT + DAY), Plan([], {}, {}), BEGINS_AT + DAY),
+        (replace(ALL_STORED, history_from=BEGINS_AT + DAY), PLAN, BEGINS_AT + DAY),
+        (row(), PLAN, BEGINS_AT),
+        (ALL_STORED, PLAN, 0),
+    ],
+)
+def test_for_journeys_alone_sql_has_to_reach_back_whatever_the_log_has(
+    of_partition: PartitionProgress, plan: Plan, begins: int
+) -> None:
+    settings = Settings()
+    rows, needs_all_from = {0: of_partition}, begins + settings.lookback_days * DAY
+    wish = Wish(users=(), start=needs_all_from, end=needs_all_from + DAY, is_journeys_only=True)
+    check_reach(settings, wish, plan, rows)
+    if begins:
+        earlier = replace(wish, start=needs_all_from - 1)
+        with pytest.raises(StartRefused, match=r"partition 0: the clicks in SQL begin at .* are missing") as refusal:
+            check_reach(settings, earlier, plan, rows)
+        assert "without --journeys-only the log is read too" in refusal.value.hint
+        check_reach(settings, replace(earlier, is_incomplete_allowed=True), plan, rows)
 
 
 # A log whose beginning is gone

@@ -11,6 +11,7 @@ from aiokafka.structs import ConsumerRecord
 from stream.agents.outputs import TopicNames
 from stream.agents.reading import EventReader
 from stream.commands import replay_refused, replay_work
+from stream.commands.replay_plan import Plan, Wish
 from stream.commands.replay_refused import Failure, Teller
 from stream.commands.replay_work import Job, work_on
 from stream.core.errors import StreamError, Unavailable
@@ -32,6 +33,20 @@ from tests.support.traffic import Sent
 NAMES = TopicNames("clicks", "conversions", "journeys", 1, 1)
 TOPICS = (NAMES.clicks, NAMES.conversions)
 RUN = 1
+
+
+def test_a_run_that_an_older_release_broke_off_is_known_by_its_arguments() -> None:
+    wish = Wish(users=(7,), start=5, end=9)
+    of_older: dict[str, object] = {
+        "partitions": 0,
+        "topic_ids": {},
+        "users": [7],
+        "start": 5,
+        "end": 9,
+        "allow_incomplete": False,
+    }
+    assert wish.arguments(Plan([], {}, {})) == of_older
+    assert Wish(users=(), start=0, end=0).of(of_older) == wish
 
 
 class Broken(Exception):

@@ -111,3 +111,16 @@ async def test_a_report_of_the_same_payment_in_another_partition_is_sent_on_wher
     desk.database.facts.journeys[2] = stored._replace(outcome=Outcome.COUNTED)
     report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
     assert [record.partition for record in report.records if record.topic == "conversions"] == [elsewhere]
+
+
+async def test_a_report_that_counts_since_another_one_lost_its_transaction_is_sent_on() -> None:
+    """As after a replay that stored the revision and died before its second look."""
+    desk = Desk()
+    elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
+    await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
+    other = conversion(2, 1, AT + 9, transaction_id="t", campaign_id=OTHER_CAMPAIGN)
+    await desk.store(other, partition=elsewhere)
+    await desk.store(conversion(1, 1, AT + 5, revised_at=AT + 20))
+    assert desk.database.facts.journeys[2].outcome is Outcome.DUPLICATE
+    report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
+    assert [record.partition for record in report.records if record.topic == "conversions"] == [elsewhere]

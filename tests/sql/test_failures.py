@@ -103,23 +103,24 @@ async def test_many_claims_of_the_same_clicks_end_with_one_of_each(mariadb: Data
         assert sum(await asyncio.gather(*(claim(number) for number in range(1, 7)))) == 300
 
 
+@pytest.mark.parametrize("version", [1, 7])  # behind all that it had, should it have been stored before
 async def test_a_conversion_id_that_two_partitions_store_at_once_stands_for_the_first_alone(
-    mariadb: Database, schema_mariadb: str
+    mariadb: Database, schema_mariadb: str, version: int
 ) -> None:
     store = store_on(mariadb)
 
     async def second() -> None:
         async with store.transaction() as transaction:
-            await transaction.write_journeys([journey(conversion(1, user_id=9))])
+            await transaction.write_journeys([journey(conversion(1, user_id=9), version=version)], new={1})
 
     async with store.transaction() as transaction:
-        await transaction.write_journeys([journey(conversion(1))])
+        await transaction.write_journeys([journey(conversion(1), version=version)], new={1})
         other = asyncio.create_task(second())
         await until_somebody_waits(schema_mariadb)
     with pytest.raises(TransactionConflict, match="conversion 1 is being stored elsewhere"):
         await other
     async with store.transaction() as transaction:
-        await transaction.write_journeys([journey(conversion(1))])  # the same again is no conflict
+        await transaction.write_journeys([journey(conversion(1))], new={1})  # the same again is no conflict
     stored = (await store.read(Needs(conversions=frozenset([1])))).journeys
     assert stored[1].conversion == conversion(1)
 

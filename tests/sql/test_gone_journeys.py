@@ -82,7 +82,7 @@ class Kept:
                 offsets = dict.fromkeys(("clicks", "conversions"), number + 1)
                 await transaction.pass_fence(Advance(0, epoch, offsets, 0, 0), after_failure=False)
                 folded = await drive(fold(Place(0, 1, LOOKBACK, AT + 99), _nothing, *events), transaction)
-                await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
+                await transaction.write_journeys(folded.journeys, displaced=folded.displaced, new=folded.new)
 
     async def replay(self, sent: Sequence[Sent]) -> None:
         scope = Scope(NAMES, LOOKBACK)

@@ -65,7 +65,7 @@ class Partition:
                     advance = Advance(self.number, self.epoch, {}, 0, self.newest)
                     await transaction.pass_fence(advance, after_failure=False)
                     folded = await self._folded(transaction, chunk)
-                    await transaction.write_journeys(folded.journeys, displaced=folded.displaced)
+                    await transaction.write_journeys(folded.journeys, displaced=folded.displaced, new=folded.new)
                     return folded
             except Unavailable:  # another partition was in the way
                 await asyncio.sleep(0)

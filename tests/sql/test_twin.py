@@ -191,6 +191,7 @@ async def transacted(transaction: FactTransaction, draw: Draw, advance: Advance,
     needs = draw.needs()
     journeys = [draw.journey(conv_id) for conv_id in draw.some(CONV_IDS)]
     displaced = set(draw.some(CONV_IDS)) - {journey.conversion.conv_id for journey in journeys}
+    new = set(draw.some([journey.conversion.conv_id for journey in journeys]))
     unsettled = [f"key {text}" for text in draw.some(draw.texts)]
     passed = await transaction.pass_fence(advance, after_failure=is_repeated)
     said.append([*passed.unsettled, passed.changed])
@@ -199,7 +200,7 @@ async def transacted(transaction: FactTransaction, draw: Draw, advance: Advance,
     replacing = [each for each in claimed if each.click_id in stored and chosen < 0.7]
     if replacing:
         await transaction.replace_clicks(replacing)
-    await transaction.write_journeys(journeys, displaced=displaced)
+    await transaction.write_journeys(journeys, displaced=displaced, new=new)
     said.append(await transaction.read(needs))
     if unsettled:
         await transaction.settle(advance.partition, unsettled)

@@ -145,13 +145,15 @@ class MemoryTransaction:
         await self._database.before_step("read")
         return self._facts().read(needs)
 
-    async def write_journeys(self, journeys: Sequence[Journey], displaced: Collection[int]) -> None:
+    async def write_journeys(
+        self, journeys: Sequence[Journey], *, displaced: Collection[int] = (), new: Collection[int] = ()
+    ) -> None:
         await self._database.before_step("write_journeys")
         for journey in sorted(journeys, key=lambda each: each.conversion.conv_id):
             self._check_lock(journey)
             await self._lock(("journey", journey.conversion.conv_id))
             standing = self._facts().journeys.get(journey.conversion.conv_id, journey).conversion
-            if journey.version == 1 and is_rekeyed_conversion(standing, journey.conversion):
+            if journey.conversion.conv_id in new and is_rekeyed_conversion(standing, journey.conversion):
                 raise Unavailable("another partition has stored the id meanwhile")
         self.journeys.update((journey.conversion.conv_id, journey) for journey in journeys)
         self._raise_version(max((journey.version for journey in journeys), default=1))
