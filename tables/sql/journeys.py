@@ -9,6 +9,7 @@ from stream.core.events import Conversion, is_rekeyed_conversion
 from stream.core.facts import EnteredNeed, Journey, Outcome, Touch
 from stream.core.hours import HourKey
 from stream.core.money import Units
+from tables.sql.addresses import MYSQL
 from tables.sql.connections import Connection, Row
 from tables.sql.errors import DuplicateKey, TransactionConflict
 from tables.sql.inserts import Insert, money, optional_money, text_literal, whole_list
@@ -45,6 +46,8 @@ _OUTCOME = (
 _WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
 # Alike in shape to a journey, and told apart by what no journey lacks.
+# For some hundred ids MariaDB would rather read a hundred thousand rows, which takes it ten times as long.
+_BY_CLICK = " FORCE INDEX (click_lookup)"
 _NULLS = ", NULL" * (len(_CONVERSION) + len(_OUTCOME) - 2)
 _SELECT_CREDITED = f"SELECT conv_id, version{_NULLS} FROM `202_stream_credited`"
 
@@ -127,8 +130,11 @@ async def write_journey_rows(
 async def read_journeys(connection: Connection, column: str, ids: Iterable[int]) -> list[Journey]:
     """All whose `column`, conv_id or click_id, is one of the ids."""
     found: list[Journey] = []
+    select = _select(connection.dialect)
+    if column == "click_id" and connection.dialect == MYSQL:
+        select += _BY_CLICK
     for batch in in_batches(sorted(ids)):
-        rows = await connection.fetch(f"{_select(connection.dialect)} WHERE {column} IN ({whole_list(batch)})")
+        rows = await connection.fetch(f"{select} WHERE {column} IN ({whole_list(batch)})")
         found += map(_journey_of, rows)
     return found
 

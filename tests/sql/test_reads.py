@@ -4,7 +4,10 @@ from stream.core.events import Click
 from stream.core.facts import EnteredNeed, HistoryNeed, Journey, Moment, Needs, Touch, touch_of
 from stream.core.keys import JourneyKey
 from stream.core.money import Units
+from tables.sql.database import Database
 from tables.sql.facts import SqlFactStore
+from tables.sql.journeys import read_journeys
+from tests.sql.test_failures import store_on
 from tests.support.memory_facts import MemoryFacts
 from tests.support.sql_examples import click, conversion, journey
 
@@ -126,6 +129,16 @@ async def test_thousands_of_ids_are_asked_for_at_once(store: SqlFactStore) -> No
     await keep(store, *(click(number) for number in range(1, 5001)))
     facts = await store.read(Needs(clicks=frozenset(range(0, 6001, 2)), conversions_of_clicks=frozenset(range(3000))))
     assert sorted(facts.clicks) == list(range(2, 5001, 2))
+
+
+async def test_journeys_of_clicks_are_looked_up_where_reading_all_would_seem_cheaper(mariadb: Database) -> None:
+    store = store_on(mariadb)
+    await keep(store, journeys=tuple(journey(conversion(number, click_id=number)) for number in range(1, 2001)))
+    async with mariadb.transaction() as connection:
+        await connection.run("ANALYZE TABLE `202_stream_journeys`")
+        assert len(await read_journeys(connection, "click_id", range(1, 900))) == 899
+        read = dict(await connection.fetch("SHOW SESSION STATUS LIKE 'Handler_read%'"))
+    assert int(read["Handler_read_rnd_next"]) < 100
 
 
 async def test_a_transaction_reads_what_it_wrote(store: SqlFactStore) -> None:
