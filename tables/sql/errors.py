@@ -30,7 +30,7 @@ _REFUSED = frozenset(
     {1048, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1367, 1406, 1411, 1416, 1690, 3140, 3819, 3854, 4025}
 )
 _WRONG_ACCOUNT = frozenset({1044, 1045, 1049, 1142, 1143, 1227, 1251, 1698})
-# 1176: an index. 1364: somebody added a column that we do not know and that has no default. No event is to blame for it.
+# 1176: a key. 1364: somebody added a column that we do not know and that has no default. No event is to blame.
 _NO_SUCH_THING = frozenset({1051, 1054, 1146, 1176, 1364})
 
 _SQLITE_AWAY = frozenset(

@@ -12,6 +12,7 @@ from sqlalchemy import URL, Connection, NullPool, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from stream.core.errors import Unavailable
+from tables.sql.additions import add_missing
 from tables.sql.addresses import MYSQL, address_of
 from tables.sql.database import CONNECT_TIMEOUT_S, mysql_arguments, prepare_sqlite, sqlite_arguments
 from tables.sql.differences import differences
@@ -117,3 +118,4 @@ def _run_migrations(connection: Connection) -> None:
     configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     configuration.attributes["connection"] = connection
     command.upgrade(configuration, "head")
+    add_missing(connection)  # what hands have taken away since

@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "tables/sql/retention.py": {"end", "lock"},
     "tables/sql/scratch.py": {"', '.join([marks] * len(rows))", "', '.join(columns)", "relation"},
     "tables/sql/selects.py": {"order_by", "select"},
-    "tables/sql/snapshots.py": {"clause", "cost", "revenue"},
+    "tables/sql/snapshots.py": {"_by_hour(connection.dialect)", "clause", "cost", "revenue"},
     "tables/sql/standing_clicks.py": {"columns", "of_users"},
     "tables/sql/standing_rows.py": {"of_user", "payout", "relation"},
     "tables/sql/toggles.py": {"columns", "marks"},

@@ -296,6 +296,19 @@ async def test_a_database_without_our_tables_names_the_command(fresh_database: s
     await database.close()
 
 
+async def test_a_key_that_somebody_took_away_names_the_command_and_that_brings_it_back(
+    mariadb: Database, schema_mariadb: str
+) -> None:
+    async with mariadb.transaction() as connection:
+        await connection.run("ALTER TABLE `202_stream_journeys` DROP KEY click_lookup")
+    needs = Needs(conversions_of_clicks=frozenset([1]))
+    with pytest.raises(StartRefused, match="click_lookup") as refusal:
+        await store_on(mariadb).read(needs)
+    assert "db upgrade" in refusal.value.hint
+    await upgrade_schema(schema_mariadb)
+    assert (await store_on(mariadb).read(needs)).journeys == {}
+
+
 async def test_writers_on_sqlite_follow_one_another(schema_sqlite: str) -> None:
     """In one process, and in several: two Databases share nothing but the file."""
     databases = [open_database(schema_sqlite) for _ in range(2)]
