@@ -122,7 +122,7 @@ class HoursHandler:
         self._at_work.keep(fired.memory)
         if self._standings[chunk.partition].epoch == moved_on.epoch:  # else it was taken anew while we committed
             self._standings[chunk.partition] = moved_on
-        self._count(chunk, fired)
+        self._count(fired)
 
     async def delete_cached(self, stored: Stored) -> None:
         """Nobody caches hours."""
@@ -214,7 +214,7 @@ class HoursHandler:
             await self._store.sign_of_life()
             self._signed_at = now
 
-    def _count(self, chunk: Chunk, fired: Fired) -> None:
+    def _count(self, fired: Fired) -> None:
         metrics = self._metrics
         metrics.hours_fired.inc(len(fired.hours))
         metrics.credits_written.inc(sum(len(each.change.credits) for each in fired.hours))

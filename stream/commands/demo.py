@@ -68,7 +68,7 @@ async def _remove_topics(settings: Settings) -> None:
 
 
 def demo_settings(kafka: str, folder: Path, name: str) -> Settings:
-    """Security as in the settings of this process, and nothing else of them."""
+    """Of the settings of this process what a demo has no word on, as security."""
     return replace(
         read_settings(),
         kafka=kafka,
@@ -149,7 +149,6 @@ def verdict(found: Found, checks: list[Check], seconds: float) -> str:
 @click.option(
     "--kafka",
     metavar="ADDRESS",
-    envvar="TOUCHSTREAM_KAFKA",
     help="Use this broker instead of one of its own; the demo's topics are removed from it at the end.",
 )
 def command(kafka: str | None) -> None:

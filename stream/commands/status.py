@@ -125,7 +125,7 @@ def command(is_json: bool, wait_drained: int | None) -> None:
     """Show lag, watermark, hours and dead letters; wait until all is written.
 
     Lag counts the offsets from what the group has committed, or what the database has stored if that is less, up to
-    the end of the log. The watermark is the greatest event time of a partition, and in all the least of these.
+    the end of the log. The watermark is how far event time has come in a partition, and in all the least of these.
     Waiting takes in that a worker has joined, that both groups have settled, that each partition with records has an
     owner, and that all hours are published and fit the models and settings of now. It ends at most 10 seconds late.
 
@@ -137,8 +137,8 @@ def command(is_json: bool, wait_drained: int | None) -> None:
         unsettled {open, unpublished, outdated}, oldest_due, oldest_due_utc,
         broken_models [{user_id, model_id, slug, reason}], users_without_active_model [user_id]},
       dead_letters {clicks, conversions}
-    Times are unix seconds, with _utc ISO 8601; null is none. If neither broker nor database answered in time, only
-    the first three are there.
+    Times are unix seconds, with _utc ISO 8601; null is none. With --wait-drained, where broker or database never
+    answered in time, only the first three are there; without it that is an error.
     """
     settings = read_settings()
     if wait_drained is None:

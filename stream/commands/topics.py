@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from importlib.resources import files
 
 import click
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -16,6 +15,7 @@ from stream.config import Settings, read_settings
 from stream.core.errors import Misconfigured, StartRefused, StreamError, Unavailable
 from stream.engine.reaching import refusal
 from stream.topics import PlannedTopic, TopicSpec, read_topics
+from stream.wire.schemas import schema_text
 
 REQUEST_LIMIT_S = 10
 APPEAR_LIMIT_S = 15
@@ -80,12 +80,11 @@ async def compare_topics(settings: Settings) -> list[str]:
 
 def check_schemas(specs: Sequence[TopicSpec]) -> None:
     """Raises Misconfigured if a topic names a schema that is not among ours, or that is no JSON."""
-    folder = files("stream.wire") / "schemas"
     for spec in specs:
         if not spec.schema:
             continue
         try:
-            document = json.loads((folder / f"{spec.schema}.schema.json").read_text(encoding="utf-8"))
+            document = json.loads(schema_text(spec.schema))
         except (OSError, ValueError) as error:
             raise Misconfigured(f'schema "{spec.schema}" of topic "{spec.name}" cannot be read: {error}') from error
         if not isinstance(document, dict) or document.get("type") != "object":

@@ -29,8 +29,3 @@ def amount_text(units: Units) -> str:
     sign = "-" if units < 0 else ""
     whole, rest = divmod(abs(units), UNITS_PER_ONE)
     return f"{sign}{whole}.{rest:0{DECIMALS}d}"
-
-
-def amount_of(units: Units) -> Decimal:
-    """The same as a Decimal, for SQL parameters."""
-    return Decimal(units).scaleb(-DECIMALS)

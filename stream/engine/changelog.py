@@ -22,7 +22,6 @@ from stream.wire.outgoing import OutgoingRecord
 
 _EPOCH_BYTES = 8
 _MARK = b"\0epoch:"  # no state key begins with a NUL byte
-_RECOVERY_BATCHES = 4
 
 
 class KeptStates(Store[bytes, bytes]):

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from stream.core.events import Conversion
 from stream.core.facts import Journey, Touch
 from stream.core.money import Units, amount_text
 
@@ -88,7 +87,6 @@ class _Comparable(NamedTuple):
     touches: tuple[Touch, ...]
 
 
-_OF_CONVERSION = len(Conversion._fields) - 1
 _DECIMALS = frozenset({"revenue", "cost", "credit"})  # texts already
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
 

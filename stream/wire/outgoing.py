@@ -8,8 +8,7 @@ from typing import NamedTuple
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
 
-# Headers of ours begin with this. Others may send such names too: among equal names the last one is ours.
-HEADER_PREFIX = "touchstream-"
+# Others may send such a name, too: among equal names the last one is ours.
 SENT_ON_HEADER = "touchstream-sent-on"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from stream.core.facts import Journey
-from stream.core.money import Units, amount_of
+from stream.core.money import Units, amount_text
 from tables.sql.database import Database, open_database
 from tables.sql.facts import SqlFactStore, Writing
 from tests.support.rows import query
@@ -96,7 +96,7 @@ def assert_hours_fit(url: str, journeys: Iterable[Journey]) -> None:
     for each in journeys:
         key = (each.conversion.user_id, each.date_hour)
         count, revenue = expected.get(key, (0, Decimal(0)))
-        expected[key] = (count + 1, revenue + amount_of(each.conversion.click_payout))
+        expected[key] = (count + 1, revenue + Decimal(amount_text(each.conversion.click_payout)))
     rows = query(
         url,
         "SELECT user_id, date_hour, attributed_conversions, attributed_revenue FROM `202_attribution_snapshots`"
