@@ -173,9 +173,20 @@ class RealLog:
         producer = AIOKafkaProducer(bootstrap_servers=self._kafka, transactional_id=f"{self.topic}-aborting")
         await producer.start()
         await producer.begin_transaction()
-        await producer.send_and_wait(self.topic, value=value, key=b"key", partition=partition)
+        sent = await producer.send_and_wait(self.topic, value=value, key=b"key", partition=partition)
         await producer.abort_transaction()
         await producer.stop()
+        await self._marked(partition, sent.offset)
+
+    async def _marked(self, partition: int, offset: int) -> None:
+        """The coordinator answers before the partition has its marker."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka)
+        await consumer.start()
+        place = TopicPartition(self.topic, partition)
+        async with asyncio.timeout(20):
+            while (await consumer.end_offsets([place]))[place] < offset + 2:  # noqa: ASYNC110 -- the broker sets no event
+                await asyncio.sleep(0.05)
+        await consumer.stop()
 
     async def fetch(self, partition: int, start: int, most: int) -> Round:
         """By the shipped thread's own way of fetching, until it is told of anything."""
