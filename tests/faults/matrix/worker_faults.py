@@ -49,6 +49,8 @@ def freeze(run: Run) -> None:
     time.sleep(FROZEN_SECONDS)
     worker.signal(signal.SIGCONT)
     run.healed()
+    # A sleeper that wakes among others may first have to end, being fenced: nobody asks it to stop before that.
+    wait_owners(run, len(run.workforce.workers))
 
 
 def come_and_go(run: Run) -> None:

@@ -4,7 +4,7 @@ import time
 from threading import Event, RLock, Thread
 
 from tests.faults.installation import Installation
-from tests.support.processes import Worker
+from tests.support.processes import Worker, wait_for
 
 LOOK_SECONDS = 0.1
 RESTART_SECONDS = 0.5  # between an exit and the next start
@@ -51,8 +51,13 @@ class Workforce:
         return [worker.wait_exit(seconds=60) for worker in leaving]
 
     def wait_ready(self, *, seconds: float = 120) -> None:
+        """One that ends meanwhile is started again."""
         for worker in list(self.workers):
-            worker.wait_ready(seconds=seconds)
+            wait_for(
+                lambda each=worker: each.is_running() and each.health("/readyz")[0] == 200,  # type: ignore[misc]
+                f"/readyz, see {worker.log}",
+                seconds=seconds,
+            )
 
     def log_text(self) -> str:
         return "".join(worker.log_text() for worker in self._all)
