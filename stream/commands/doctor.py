@@ -75,7 +75,7 @@ def show_checks(done: Sequence[Checked]) -> None:
             click.echo(f"{_INDENT}- {_one_line(line)}")
         left = len(finding.details) - _SHOWN_DETAILS
         if left > 0:
-            click.echo(f"{_INDENT}- and {left:,} more: --json has them")
+            click.echo(f"{_INDENT}- and {left:,} more, see --json")
         if finding.remedy:
             click.echo(f"{_INDENT}remedy: {_one_line(finding.remedy)}")
 

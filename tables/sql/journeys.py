@@ -45,9 +45,9 @@ _OUTCOME = (
 )
 _WRITTEN = (*_CONVERSION, *_OUTCOME, "date_hour", "updated_at")
 _MONEY = frozenset({"click_payout", "own_click_cpc", "click_cpc"})
-# Alike in shape to a journey, and told apart by what no journey lacks.
 # For some hundred ids MariaDB would rather read a hundred thousand rows, which takes it ten times as long.
 _BY_CLICK = " FORCE INDEX (click_lookup)"
+# Alike in shape to a journey, and told apart by what no journey lacks.
 _NULLS = ", NULL" * (len(_CONVERSION) + len(_OUTCOME) - 2)
 _SELECT_CREDITED = f"SELECT conv_id, version{_NULLS} FROM `202_stream_credited`"
 

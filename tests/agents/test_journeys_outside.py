@@ -1,5 +1,6 @@
 """What another hand changes in SQL: the owner of the partition, which remembers otherwise, hears of it and forgets."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -11,7 +12,19 @@ from stream.core.money import Units
 from stream.engine.barrier import Stored
 from stream.engine.chunk import Chunk
 from stream.replay.storing import Scope, store_chunk
-from tests.agents.journeys_desk import CLICK, CONVERSION, DAY, HOME, NAMES, NOW, Agent, touches, unsettled
+from tests.agents.journeys_desk import (
+    CLICK,
+    CONVERSION,
+    DAY,
+    ELSEWHERE,
+    ELSEWHERE_CAMPAIGN,
+    HOME,
+    NAMES,
+    NOW,
+    Agent,
+    touches,
+    unsettled,
+)  # fmt: skip
 from tests.agents.watched_store import WatchedStore
 
 KEY = b"1:11:v"
@@ -160,3 +173,31 @@ async def test_the_worker_comes_to_what_was_stored_before_it_and_changes_nothing
     assert {each: journey._replace(version=0) for each, journey in store.facts.journeys.items()} == journeys
     await agent.work(agent.chunk(CONVERSION._replace(conv_id=10, conv_time=NOW - 40)))
     assert touches(store, 10) == [4, 5]
+
+
+@pytest.mark.parametrize("credited", [{}, {9: 3}])  # a new one, and one that was deleted by hand
+async def test_of_two_partitions_that_store_one_id_at_once_the_second_gives_way_and_then_refuses_it(
+    agent: Agent, store: WatchedStore, credited: dict[int, int]
+) -> None:
+    store.facts.credited_versions = lambda: credited
+    chunks = [
+        agent.chunk(CONVERSION),
+        agent.chunk(CONVERSION._replace(campaign_id=ELSEWHERE_CAMPAIGN), partition=ELSEWHERE),
+    ]
+    writing, both = list[str](), asyncio.Event()
+
+    async def together(step: str) -> None:
+        if step == "write_journeys":
+            writing.append(step)
+            if len(writing) == 2:
+                both.set()
+            await both.wait()
+
+    store.database.before_step = together
+    outcomes = await asyncio.gather(*map(agent.work, chunks), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Stored", "Unavailable"]
+    first = store.facts.journeys[9]
+    (late,) = [chunk for chunk, outcome in zip(chunks, outcomes, strict=True) if isinstance(outcome, Unavailable)]
+    repeated = await agent.work(late, is_repeated=True)
+    assert store.facts.journeys[9] == first
+    assert b"rekeyed" in [value for record in repeated.outputs for _, value in record.headers]

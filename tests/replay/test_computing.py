@@ -99,28 +99,35 @@ async def test_conversions_that_are_gone_are_left_out() -> None:
     assert report.conversions == 1
 
 
-async def test_a_report_of_the_same_payment_in_another_partition_is_sent_on_where_both_count() -> None:
-    """As after two workers that did not see each other's, and died before their second looks."""
+ELSEWHERE = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
+
+
+async def paid_twice() -> Desk:
+    """Two reports of one payment: the first, which counts, lies here, the other one elsewhere."""
     desk = Desk()
-    elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
     await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
     other = conversion(2, 1, AT + 9, transaction_id="t", campaign_id=OTHER_CAMPAIGN)
-    await desk.store(other, partition=elsewhere)
-    stored = desk.database.facts.journeys[2]
-    assert stored.outcome is Outcome.DUPLICATE
-    desk.database.facts.journeys[2] = stored._replace(outcome=Outcome.COUNTED)
+    await desk.store(other, partition=ELSEWHERE)
+    assert desk.database.facts.journeys[2].outcome is Outcome.DUPLICATE
+    return desk
+
+
+async def sent_on_by_computing_the_first(desk: Desk) -> Sequence[int | None]:
+    """The partitions."""
     report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
-    assert [record.partition for record in report.records if record.topic == "conversions"] == [elsewhere]
+    return [record.partition for record in report.records if record.topic == "conversions"]
+
+
+async def test_a_report_of_the_same_payment_in_another_partition_is_sent_on_where_both_count() -> None:
+    """As after two workers that did not see each other's, and died before their second looks."""
+    desk = await paid_twice()
+    journeys = desk.database.facts.journeys
+    journeys[2] = journeys[2]._replace(outcome=Outcome.COUNTED)
+    assert await sent_on_by_computing_the_first(desk) == [ELSEWHERE]
 
 
 async def test_a_report_that_counts_since_another_one_lost_its_transaction_is_sent_on() -> None:
     """As after a replay that stored the revision and died before its second look."""
-    desk = Desk()
-    elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
-    await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
-    other = conversion(2, 1, AT + 9, transaction_id="t", campaign_id=OTHER_CAMPAIGN)
-    await desk.store(other, partition=elsewhere)
+    desk = await paid_twice()
     await desk.store(conversion(1, 1, AT + 5, revised_at=AT + 20))
-    assert desk.database.facts.journeys[2].outcome is Outcome.DUPLICATE
-    report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
-    assert [record.partition for record in report.records if record.topic == "conversions"] == [elsewhere]
+    assert await sent_on_by_computing_the_first(desk) == [ELSEWHERE]

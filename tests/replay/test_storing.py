@@ -1,5 +1,6 @@
 """Facts of the log stored beside the owner of a partition: what is it told, and what leaves again?"""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -102,6 +103,29 @@ async def test_a_journey_that_is_gone_begins_behind_every_version_of_its_partiti
     await desk.store(*sent)
     assert {key: each.version for key, each in desk.database.facts.journeys.items()} == {1: 5, 2: 1}
     assert desk.row.greatest_version == 5
+
+
+async def test_of_two_replays_that_bring_one_id_back_for_two_campaigns_the_second_gives_way() -> None:
+    """Both look before either writes, and neither begins with version 1."""
+    desk = Desk(passed=9)
+    elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
+    writing, both = list[str](), asyncio.Event()
+
+    async def together(step: str) -> None:
+        if step == "write_journeys":
+            writing.append(step)
+            if len(writing) == 2:
+                both.set()
+            await both.wait()
+
+    desk.database.before_step = together
+    outcomes = await asyncio.gather(
+        desk.store(conversion(5, 1, AT)),
+        desk.store(conversion(5, 2, AT, campaign_id=OTHER_CAMPAIGN), partition=elsewhere),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChunkReport", "Unavailable"]
+    assert desk.database.facts.journeys[5].version == 2
 
 
 async def test_an_owner_that_would_have_to_forget_too_much_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

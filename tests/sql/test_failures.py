@@ -12,7 +12,8 @@ from stream.core.facts import Needs
 from stream.core.money import Units
 from tables.sql.database import Database, open_database
 from tables.sql.errors import DuplicateKey, TransactionConflict
-from tables.sql.facts import SqlFactStore, Writing
+from tables.sql.facts import JOURNEYS_GROUP, SqlFactStore, Writing, list_progress, reset_progress
+from tables.sql.progress import lock_partition, raise_version
 from tables.sql.upgrade import upgrade_schema
 from tests.support.rows import query
 from tests.support.servers import RunningServer, run_sql
@@ -123,6 +124,20 @@ async def test_a_conversion_id_that_two_partitions_store_at_once_stands_for_the_
         await transaction.write_journeys([journey(conversion(1))], new={1})  # the same again is no conflict
     stored = (await store.read(Needs(conversions=frozenset([1])))).journeys
     assert stored[1].conversion == conversion(1)
+
+
+async def test_a_reset_waits_for_whoever_raises_what_it_takes_the_greatest_of(
+    mariadb: Database, schema_mariadb: str
+) -> None:
+    async with mariadb.transaction() as connection:
+        await lock_partition(connection, JOURNEYS_GROUP, 0, now=1)
+    async with mariadb.transaction() as connection:
+        await lock_partition(connection, JOURNEYS_GROUP, 0, now=1)
+        await raise_version(connection, JOURNEYS_GROUP, 0, 9)
+        reset = asyncio.create_task(reset_progress(mariadb, now=2))
+        await until_somebody_waits(schema_mariadb)
+    await reset
+    assert [row.greatest_version for row in await list_progress(mariadb)] == [9]
 
 
 async def test_two_partitions_that_decide_about_one_transaction_conflict(
