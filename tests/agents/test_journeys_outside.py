@@ -184,13 +184,10 @@ async def test_of_two_partitions_that_store_one_id_at_once_the_second_gives_way_
         agent.chunk(CONVERSION),
         agent.chunk(CONVERSION._replace(campaign_id=ELSEWHERE_CAMPAIGN), partition=ELSEWHERE),
     ]
-    writing, both = list[str](), asyncio.Event()
+    both = asyncio.Barrier(2)
 
     async def together(step: str) -> None:
         if step == "write_journeys":
-            writing.append(step)
-            if len(writing) == 2:
-                both.set()
             await both.wait()
 
     store.database.before_step = together

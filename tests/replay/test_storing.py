@@ -109,13 +109,10 @@ async def test_of_two_replays_that_bring_one_id_back_for_two_campaigns_the_secon
     """Both look before either writes, and neither begins with version 1."""
     desk = Desk(passed=9)
     elsewhere = partition_of(USER, OTHER_CAMPAIGN, PARTITIONS)
-    writing, both = list[str](), asyncio.Event()
+    both = asyncio.Barrier(2)
 
     async def together(step: str) -> None:
         if step == "write_journeys":
-            writing.append(step)
-            if len(writing) == 2:
-                both.set()
             await both.wait()
 
     desk.database.before_step = together
