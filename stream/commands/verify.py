@@ -31,8 +31,8 @@ from tables.sql.standing_rows import (
     pages_of_conversions,
     slugs_of,
     snapshots_in_order,
-    touchpoints_of,
 )
+from tables.sql.touchpoints import touchpoints_of
 from tables.sql.upgrade import upgrade_schema
 
 MOST_SHOWN = 100

@@ -19,7 +19,6 @@ from tables.sql.hours import read_hours
 from tables.sql.snapshots import GlobalSnapshot, read_global, steps_text
 from tables.sql.standing_rows import (
     CreditPlace,
-    ShownTouch,
     SnapshotAt,
     Span,
     StandingCredit,
@@ -32,8 +31,8 @@ from tables.sql.standing_rows import (
     snapshots_in_order,
     stray_credits,
     stray_touchpoints,
-    touchpoints_of,
 )
+from tables.sql.touchpoints import ShownTouch, touchpoints_of
 
 _HOURS_AT_A_TIME = 24
 

@@ -11,17 +11,15 @@ import orjson
 from stream.core.facts import Facts, Journey, Needs
 from stream.core.progress import PartitionProgress
 from tables.sql import progress as progress_rows
-from tables.sql.connections import Connection, Row
+from tables.sql.connections import Connection
 from tables.sql.database import Database
 from tables.sql.facts import JOURNEYS_GROUP, SqlFactTransaction, Writing, read_facts
 from tables.sql.inserts import whole_list
-from tables.sql.selects import in_batches
 from tables.sql.standing_rows import log_row_of, logs_of
 from tables.sql.toggles import with_shown_touches
-from tables.sql.touchpoints import replace_touchpoints
+from tables.sql.touchpoints import are_shown, replace_touchpoints, touchpoints_of
 
 _JOURNEYS = "202_stream_journeys"
-_TOUCHPOINTS = "202_conversion_touchpoints"
 _PLACES = "202_stream_run_places"
 _AFTER_ALL = 2**32  # more than the column holds
 
@@ -62,15 +60,6 @@ class _Seen(NamedTuple):
     well_logged: Collection[int]  # whose log rows stand as they should
 
 
-def _is_shown(journey: Journey, rows: Sequence[Row]) -> bool:
-    """Rows of conv_id, position, click_id and click_time, in any order."""
-    if len(rows) != len(journey.touches):
-        return False
-    conv_id = journey.conversion.conv_id
-    expected = [(conv_id, position, touch.click_id, touch.click_time) for position, touch in enumerate(journey.touches)]
-    return sorted(rows) == expected
-
-
 class SqlReplayTransaction(SqlFactTransaction):
     """One transaction of a run, or of nobody's (run 0)."""
 
@@ -102,17 +91,11 @@ class SqlReplayTransaction(SqlFactTransaction):
 
     async def ill_shown(self, journeys: Sequence[Journey]) -> Collection[int]:
         expected = {each.conversion.conv_id: each for each in await with_shown_touches(self._connection, journeys)}
-        found: dict[int, list[Row]] = {}
-        for batch in in_batches(sorted(expected)):
-            rows = await self._connection.fetch(
-                f"SELECT conv_id, position, click_id, click_time FROM `{_TOUCHPOINTS}`"
-                f" WHERE conv_id IN ({whole_list(batch)})"
-            )
-            for row in rows:
-                found.setdefault(row[0], []).append(row)
-        ill = {conv_id: each for conv_id, each in expected.items() if not _is_shown(each, found.get(conv_id, []))}
+        found = await touchpoints_of(self._connection, expected)
+        ill = {conv_id: each for conv_id, each in expected.items() if not are_shown(each, found[conv_id])}
+        bare = [conv_id for conv_id, touches in found.items() if not touches]
         ill_logged = await self._ill_logged(journeys)
-        self._seen = _Seen(ill, bare=expected.keys() - found.keys(), well_logged=expected.keys() - ill_logged)
+        self._seen = _Seen(ill, frozenset(bare), well_logged=expected.keys() - ill_logged)
         return ill.keys() | ill_logged
 
     async def write_journeys(

@@ -33,14 +33,6 @@ class Span(NamedTuple):
     end: int
 
 
-class ShownTouch(NamedTuple):
-    """A row of 202_conversion_touchpoints."""
-
-    position: int
-    click_id: int
-    click_time: int
-
-
 class LogRow(NamedTuple):
     """What we write of 202_conversion_logs."""
 
@@ -105,21 +97,6 @@ async def pages_of_conversions(database: Database, span: Span) -> AsyncIterator[
         if len(rows) < PAGE:
             return
         date_hour, conv_id = rows[-1]
-
-
-async def touchpoints_of(connection: Connection, conv_ids: Collection[int]) -> dict[int, list[ShownTouch]]:
-    """Of each conversion, ascending; whatever stands there, also one position twice."""
-    found: dict[int, list[ShownTouch]] = {conv_id: [] for conv_id in conv_ids}
-    for batch in in_batches(sorted(found)):
-        rows = await connection.fetch(
-            f"SELECT conv_id, position, click_id, click_time FROM `{_TOUCHPOINTS}`"
-            f" WHERE conv_id IN ({whole_list(batch)})"
-        )
-        for conv_id, *row in rows:
-            found[conv_id].append(ShownTouch._make(row))
-    for touches in found.values():
-        touches.sort()
-    return found
 
 
 async def logs_of(connection: Connection, conv_ids: Collection[int]) -> dict[int, LogRow]:

@@ -3,22 +3,18 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from stream.core.facts import Journey
 from stream.core.toggles import ToggleScope
 from tables.sql.accounts import behind_account
 from tables.sql.addresses import MYSQL
 from tables.sql.connections import Connection
 from tables.sql.database import Database
 from tables.sql.facts import JOURNEYS_GROUP
-from tables.sql.inserts import whole_list
 from tables.sql.journeys import read_journeys
 from tables.sql.toggles import with_shown_touches
-from tables.sql.touchpoints import replace_touchpoints
+from tables.sql.touchpoints import are_shown, replace_touchpoints, touchpoints_of
 
 BATCH = 500
 _HOUR_SECONDS = 3600
-
-_Shown = Sequence[tuple[int, int, int]]  # position, click_id, click_time
 
 _ID_COLUMNS = {ToggleScope.ADVERTISER: "aff_network_id", ToggleScope.CAMPAIGN: "campaign_id"}
 
@@ -96,8 +92,8 @@ async def _fit_batch(connection: Connection, place: FittingPlace, after: _Place,
     found = await _next_conversions(connection, place, after)
     ids = [each.conv_id for each in found]
     journeys = await with_shown_touches(connection, await read_journeys(connection, "conv_id", ids))
-    standing = await _standing_rows(connection, ids)
-    wrong = [each for each in journeys if _shown(each) != standing.get(each.conversion.conv_id, [])]
+    standing = await touchpoints_of(connection, ids)
+    wrong = [each for each in journeys if not are_shown(each, standing[each.conversion.conv_id])]
     wrong.sort(key=lambda each: each.conversion.conv_id)
     if wrong:
         await replace_touchpoints(connection, wrong, created_at=now)
@@ -116,20 +112,3 @@ async def _next_conversions(connection: Connection, place: FittingPlace, after: 
         [place.user_id, after.date_hour, after.date_hour, after.conv_id, place.since],
     )
     return [_Place(*row) for row in rows]
-
-
-async def _standing_rows(connection: Connection, ids: Sequence[int]) -> dict[int, list[tuple[int, int, int]]]:
-    if not ids:
-        return {}
-    rows = await connection.fetch(
-        "SELECT conv_id, position, click_id, click_time FROM `202_conversion_touchpoints`"
-        f" WHERE conv_id IN ({whole_list(ids)})"
-    )
-    standing: dict[int, list[tuple[int, int, int]]] = {}
-    for conv_id, *row in sorted(rows):
-        standing.setdefault(conv_id, []).append((row[0], row[1], row[2]))
-    return standing
-
-
-def _shown(journey: Journey) -> _Shown:
-    return [(position, touch.click_id, touch.click_time) for position, touch in enumerate(journey.touches)]
