@@ -1,6 +1,7 @@
 """Money in whole units of 0.00001, the finest step of the 202_ columns. Never a float."""
 
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from functools import lru_cache
 from typing import NewType
 
 Units = NewType("Units", int)  # 1 = 0.00001 of the account's currency
@@ -24,6 +25,7 @@ def units_of(amount: Decimal) -> Units:
     return Units(units)
 
 
+@lru_cache(maxsize=1 << 16)  # few prices are in use at a time, and dividing is dearer than looking up
 def amount_text(units: Units) -> str:
     """Decimal text with five decimals, e.g. '-12.50000'."""
     sign = "-" if units < 0 else ""

@@ -1,62 +1,55 @@
 """How does an event or a journey of ours look on the wire?"""
 
-from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.json import Encoder
 
 from stream.core.events import Click, Conversion
-from stream.core.facts import Journey, Touch
+from stream.core.facts import Journey
 from stream.core.money import Units, amount_text
 
 _encode = Encoder().encode
 
-# What a field holds where the event says nothing; such fields are left out.
-_ABSENT = (0, "", None)
-
 _REQUIRED_OF_CLICK = frozenset({"click_id", "user_id", "campaign_id", "click_time"})
-_REQUIRED_OF_CONVERSION = frozenset(
-    {"conv_id", "click_id", "user_id", "campaign_id", "click_time", "conv_time", "click_payout"}
-)
 
 
 def encode_click(click: Click) -> bytes:
     """An event of click.v1 that decodes to the same click."""
-    fields = _present(click._asdict(), _REQUIRED_OF_CLICK)
+    said = {name: value for name, value in click._asdict().items() if value or name in _REQUIRED_OF_CLICK}
     if click.click_cpc:
-        fields["click_cpc"] = _number(click.click_cpc)
-    return _encode(fields)
+        said["click_cpc"] = _number(click.click_cpc)
+    return _encode(said)
 
 
 def encode_conversion(conversion: Conversion) -> bytes:
     """An event of conversion.v1 that decodes to the same conversion."""
-    return _encode(_conversion_fields(conversion))
+    return _encode(_conversion_event(conversion))
 
 
 def encode_journey(journey: Journey, previous_hour: int | None) -> bytes:
     """A record of journey.v1; `previous_hour` is the hour the conversion counted in before, if it has moved."""
     conversion = journey.conversion
-    record = {
-        "conv_id": conversion.conv_id,
-        "user_id": conversion.user_id,
-        "campaign_id": conversion.campaign_id,
-        "visitor_id": journey.visitor_id,
-        "conv_time": conversion.conv_time,
-        "date_hour": journey.date_hour,
-        "previous_hour": previous_hour,
-        "version": journey.version,
-        "outcome": journey.outcome.value,
-        "click_unknown": journey.click_unknown,
-        "incomplete": journey.incomplete,
-        "purged": journey.purged,
-        "click_payout": amount_text(conversion.click_payout),
-        "click_cpc": amount_text(journey.click_cpc),
-        "ppc_account_id": journey.ppc_account_id,
-        "aff_network_id": journey.aff_network_id,
-        "conversion": _conversion_fields(conversion),
-        "touches": [_touch_fields(position, touch) for position, touch in enumerate(journey.touches)],
-    }
+    record = _JourneyRecord(
+        conversion.conv_id,
+        conversion.user_id,
+        conversion.campaign_id,
+        journey.visitor_id,
+        conversion.conv_time,
+        journey.date_hour,
+        previous_hour,
+        journey.version,
+        journey.outcome.value,
+        journey.click_unknown,
+        journey.incomplete,
+        journey.purged,
+        amount_text(conversion.click_payout),
+        amount_text(journey.click_cpc),
+        journey.ppc_account_id,
+        journey.aff_network_id,
+        _conversion_event(conversion),
+        [_TouchAt(position, *touch) for position, touch in enumerate(journey.touches)],
+    )
     return _encode(record)
 
 
@@ -65,22 +58,70 @@ def journey_record_key(journey: Journey) -> bytes:
     return b"%d" % journey.conversion.user_id
 
 
-def _conversion_fields(conversion: Conversion) -> dict[str, Any]:
-    fields = _present(conversion._asdict(), _REQUIRED_OF_CONVERSION)
-    fields["click_payout"] = _number(conversion.click_payout)
-    if conversion.click_cpc is not None:
-        fields["click_cpc"] = _number(conversion.click_cpc)  # 0 is a cost of its own, unlike none
-    return fields
+# Structures, for they are written in a third of the time that dictionaries take.
 
 
-def _present(fields: Mapping[str, Any], required: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name in required or value not in _ABSENT}
+class _ConversionEvent(Struct, omit_defaults=True):
+    """conversion.v1, its fields in the order of Conversion. What an event does not say is left out."""
+
+    conv_id: int
+    click_id: int
+    user_id: int
+    campaign_id: int
+    click_time: int
+    conv_time: int
+    click_payout: Raw
+    click_cpc: Raw | None = None  # 0 is a cost of its own, unlike none
+    visitor_id: str = ""
+    transaction_id: str = ""
+    aff_network_id: int = 0
+    deleted: int = 0
+    revised_at: int = 0
 
 
+class _TouchAt(Struct):
+    """A touch of journey.v1: the fields of Touch, in their order, behind its position."""
+
+    position: int
+    click_time: int
+    click_id: int
+    ppc_account_id: int
+    ppc_network_id: int
+    landing_page_id: int
+    text_ad_id: int
+
+
+class _JourneyRecord(Struct):
+    """journey.v1."""
+
+    conv_id: int
+    user_id: int
+    campaign_id: int
+    visitor_id: str
+    conv_time: int
+    date_hour: int
+    previous_hour: int | None
+    version: int
+    outcome: str
+    click_unknown: bool
+    incomplete: bool
+    purged: bool
+    click_payout: str
+    click_cpc: str
+    ppc_account_id: int
+    aff_network_id: int
+    conversion: _ConversionEvent
+    touches: list[_TouchAt]
+
+
+def _conversion_event(conversion: Conversion) -> _ConversionEvent:
+    cost = conversion.click_cpc
+    return _ConversionEvent(
+        *conversion[:6], _number(conversion.click_payout), None if cost is None else _number(cost), *conversion[8:]
+    )
+
+
+@lru_cache(maxsize=1 << 16)  # as amount_text is
 def _number(units: Units) -> Raw:
     """A JSON number with five decimals: exact, where a float would not be."""
     return Raw(amount_text(units).encode())
-
-
-def _touch_fields(position: int, touch: Touch) -> dict[str, int]:
-    return {"position": position, **touch._asdict()}

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 
 from stream.core.events import Conversion
 from stream.core.facts import Journey, Outcome
+from stream.core.money import amount_text
 from tables.sql.connections import Connection, Row
 from tables.sql.errors import DuplicateKey
-from tables.sql.inserts import Insert, money, text_literal, whole_list
+from tables.sql.inserts import Insert, text_literal, whole_list
 from tables.sql.selects import in_batches
 
 _RELATION = "202_conversion_logs"
@@ -35,7 +36,7 @@ def _literal(conversion: Conversion) -> str:
     transaction = text_literal(conversion.transaction_id) if conversion.transaction_id else "NULL"
     return (
         f"({conversion.conv_id},{conversion.click_id},{transaction},{conversion.campaign_id},"
-        f"{money(conversion.click_payout)},{conversion.user_id},{conversion.click_time},{conversion.conv_time},"
+        f"{amount_text(conversion.click_payout)},{conversion.user_id},{conversion.click_time},{conversion.conv_time},"
         f"'{conversion.conv_time - conversion.click_time}','',0,'',0)"
     )
 
@@ -46,7 +47,7 @@ def _parameters(conversion: Conversion) -> Row:
         conversion.click_id,
         conversion.transaction_id or None,
         conversion.campaign_id,
-        money(conversion.click_payout),
+        amount_text(conversion.click_payout),
         conversion.user_id,
         conversion.click_time,
         conversion.conv_time,

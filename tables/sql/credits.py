@@ -5,9 +5,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from stream.core.hours import CreditRow, HourKey
-from stream.core.money import Units
+from stream.core.money import Units, amount_text
 from tables.sql.connections import Connection, Row
-from tables.sql.inserts import Insert, money, whole_list
+from tables.sql.inserts import Insert, whole_list
 from tables.sql.selects import TERMS_A_STATEMENT, in_batches, units
 from tables.sql.snapshots import GlobalSnapshot, read_global
 
@@ -68,7 +68,7 @@ async def write_credits(
     rows: list[Row] = []
     for snapshot_id, of_snapshot in credits.items():
         for _, conv_id, click_id, position, credit in of_snapshot:
-            share = money(Units(credit))
+            share = amount_text(Units(credit))
             rows.append((snapshot_id, conv_id, click_id, position, share, share, created_at))
             if len(rows) == ROWS_AT_A_TIME:
                 await connection.insert(_UPSERT, rows)

@@ -8,9 +8,10 @@ import orjson
 
 from stream.core.facts import Outcome
 from stream.core.hours import HOUR_SECONDS, CreditedAs, HourKey
+from stream.core.money import amount_text
 from stream.core.results import CreditedAt, HourChange, HourRow
 from tables.sql.connections import Connection, Row
-from tables.sql.inserts import Insert, money, text_literal, whole_list
+from tables.sql.inserts import Insert, text_literal, whole_list
 from tables.sql.selects import TERMS_A_STATEMENT, hour_clauses, in_batches
 
 _HOURS = "202_stream_hours"
@@ -48,7 +49,7 @@ _UPSERT = Insert(_HOURS, _COLUMNS, _literal, _parameters, identity=("user_id", "
 
 def _credited_parameters(row: _CreditedRow) -> Row:
     conv_id, key, (version, payout, cost, conv_time) = row
-    return (conv_id, *key, version, money(payout), money(cost), conv_time)
+    return (conv_id, *key, version, amount_text(payout), amount_text(cost), conv_time)
 
 
 def _credited_literal(row: _CreditedRow) -> str:

@@ -8,11 +8,11 @@ import msgspec
 from stream.core.events import Conversion, is_rekeyed_conversion
 from stream.core.facts import EnteredNeed, Journey, Outcome, Touch
 from stream.core.hours import HourKey
-from stream.core.money import Units
+from stream.core.money import Units, amount_text
 from tables.sql.addresses import MYSQL
 from tables.sql.connections import Connection, Row
 from tables.sql.errors import DuplicateKey, TransactionConflict
-from tables.sql.inserts import Insert, money, optional_money, text_literal, whole_list
+from tables.sql.inserts import Insert, optional_money, text_literal, whole_list
 from tables.sql.selects import hour_clauses, in_batches, units
 
 _RELATION = "202_stream_journeys"
@@ -70,14 +70,14 @@ def _parameters(stored: _Stored) -> Row:
     )
     return (
         *conversion[:6],
-        money(conversion.click_payout),
+        amount_text(conversion.click_payout),
         optional_money(conversion.click_cpc),
         *conversion[8:],
         visitor,
         outcome.value,
         int(unknown),
         int(incomplete),
-        money(cpc),
+        amount_text(cpc),
         account,
         advertiser,
         _encode_touches(touches).decode(),
