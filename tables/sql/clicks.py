@@ -4,27 +4,33 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stream.core.events import Click
 from stream.core.facts import HistoryNeed, Touch
+from stream.core.money import amount_text
 from tables.sql.addresses import MYSQL
 from tables.sql.connections import ROWS_A_STATEMENT, Connection, Row
 from tables.sql.errors import DuplicateKey, TransactionConflict
-from tables.sql.inserts import Insert, money, text_literal, whole_list
+from tables.sql.inserts import Insert, text_literal, whole_list
 from tables.sql.selects import in_batches, units
 
 _RELATION = "202_stream_clicks"
 _TOUCH = "click_time, click_id, ppc_account_id, ppc_network_id, landing_page_id, text_ad_id"
 _ATTEMPTS = 3
+# Of nobody: no account has the number 0.
+_FIRST_KEY = (
+    "SELECT -1 AS need, 0 AS user_id, 0 AS campaign_id, '' COLLATE utf8mb4_bin AS visitor_id, 0 AS until_time,"
+    " 0 AS until_id"
+)
 
 
 def _literal(click: Click) -> str:
     a, user, campaign, time, cpc, visitor, account, network, page, ad, advertiser, bot, filtered, revised = click
     return (
-        f"({a},{user},{campaign},{time},{money(cpc)},{text_literal(visitor)},"
+        f"({a},{user},{campaign},{time},{amount_text(cpc)},{text_literal(visitor)},"
         f"{account},{network},{page},{ad},{advertiser},{bot},{filtered},{revised})"
     )
 
 
 def _parameters(click: Click) -> tuple[object, ...]:
-    return (*click[:4], money(click.click_cpc), *click[5:])
+    return (*click[:4], amount_text(click.click_cpc), *click[5:])
 
 
 _NEW = Insert(_RELATION, Click._fields, _literal, _parameters)
@@ -95,8 +101,9 @@ async def read_clicks(connection: Connection, click_ids: Iterable[int], *, lock:
 async def read_histories(connection: Connection, needs: Sequence[HistoryNeed]) -> Mapping[HistoryNeed, Sequence[Touch]]:
     """The newest clicks of each key, newest first; an entry for each need."""
     found: dict[HistoryNeed, list[Touch]] = {need: [] for need in needs}
-    for batch in in_batches(list(found), size=200):
-        rows = await _whole_histories(connection, batch) if connection.dialect == MYSQL else None
+    is_mysql = connection.dialect == MYSQL
+    for batch in in_batches(list(found), size=500 if is_mysql else 200):  # SQLite takes no more than 500 at once
+        rows = await _whole_histories(connection, batch) if is_mysql else None
         if rows is None:
             selects = [_history_select(connection.dialect, index, need) for index, need in enumerate(batch)]
             rows = await connection.fetch(" UNION ALL ".join(selects), [need.key.visitor_id for need in batch])
@@ -112,17 +119,17 @@ async def _whole_histories(connection: Connection, needs: Sequence[HistoryNeed])
     """All clicks of the keys up to their moments, in a quarter of the time; None where they are more than was asked
     for: a key may have millions, and then the newest of each have to be looked for one by one."""
     most = sum(need.limit for need in needs)
-    keys = " UNION ALL ".join(
-        f"SELECT {index:d} AS need, {key.user_id:d} AS user_id, {key.campaign_id:d} AS campaign_id,"
-        f" {text_literal(key.visitor_id)} COLLATE utf8mb4_bin AS visitor_id, {key.names_visitor:d} AS names_visitor,"
-        f" {until.click_time:d} AS until_time, {until.click_id:d} AS until_id"
+    # The first names the columns of all, and says how they compare: named in each they cost twice as much.
+    keys = _FIRST_KEY + "".join(
+        f" UNION ALL SELECT {index:d}, {key.user_id:d}, {key.campaign_id:d}, {text_literal(key.visitor_id)},"
+        f" {until.click_time:d}, {until.click_id:d}"
         for index, (key, until, _) in enumerate(needs)
     )
     rows = await connection.fetch(
         f"SELECT k.need, {_TOUCH} FROM ({keys}) k STRAIGHT_JOIN `{_RELATION}` c"
         " ON c.user_id = k.user_id AND c.campaign_id = k.campaign_id AND c.visitor_id = k.visitor_id"
         " WHERE c.click_time <= k.until_time AND NOT (c.click_time = k.until_time AND c.click_id > k.until_id)"
-        f" AND NOT (k.names_visitor AND c.click_bot) LIMIT {most + 1:d}"
+        f" AND NOT (k.visitor_id <> '' AND c.click_bot) LIMIT {most + 1:d}"
     )
     return rows if len(rows) <= most else None
 

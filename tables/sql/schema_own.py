@@ -56,7 +56,20 @@ OWN_TABLES = (
         required("click_filtered", FLAG),
         required("revised_at", INT),
         PrimaryKeyConstraint("click_id"),
-        key("newest_of_key", "user_id", "campaign_id", "visitor_id", "click_time", "click_id"),
+        # All that a journey takes of a click: each of them would be a page of its own to be fetched otherwise.
+        key(
+            "newest_of_key",
+            "user_id",
+            "campaign_id",
+            "visitor_id",
+            "click_time",
+            "click_id",
+            "click_bot",
+            "ppc_account_id",
+            "ppc_network_id",
+            "landing_page_id",
+            "text_ad_id",
+        ),
     ),
     declared(
         "202_stream_journeys",

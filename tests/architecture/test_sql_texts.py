@@ -70,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "tables/sql/journeys.py": {"', '.join(columns)", "clause", "column", "select"},
     "tables/sql/migrations/versions/v0005_greatest_version.py": {"relation"},
+    "tables/sql/migrations/versions/v0006_whole_touches_in_the_key.py": {"columns", "wanted.name"},
     "tables/sql/model_removal.py": {"place"},
     "tables/sql/progress.py": {"lock"},
     "tables/sql/published_rows.py": {
@@ -95,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     "tables/sql/standing_rows.py": {"of_user", "payout", "relation"},
     "tables/sql/toggles.py": {"columns", "marks"},
     "tables/sql/touchpoint_fitting.py": {"in_scope"},
+    "tables/sql/touchpoints.py": {"by_conversion"},
     "tables/sql/upgrade.py": {"lock"},
     "tables/sql/views.py": {"name"},
 }

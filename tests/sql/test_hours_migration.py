@@ -100,6 +100,22 @@ async def test_a_database_of_0004_knows_the_greatest_version_of_its_journeys(fre
     assert query(fresh_database, "SELECT greatest_version FROM `202_stream_progress`") == [(3,), (3,)]
 
 
+async def test_a_database_of_0005_gets_the_key_that_holds_whole_touches(fresh_database: str) -> None:
+    await upgrade_schema(fresh_database)
+    narrow = "(user_id, campaign_id, visitor_id, click_time, click_id)"
+    change = {
+        "mysql": [f"ALTER TABLE `202_stream_clicks` DROP KEY newest_of_key, ADD KEY newest_of_key {narrow}"],
+        "sqlite": [
+            "DROP INDEX `202_stream_clicks_newest_of_key`",
+            f"CREATE INDEX `202_stream_clicks_newest_of_key` ON `202_stream_clicks` {narrow}",
+        ],
+    }
+    run(fresh_database, *change[fresh_database.partition("+")[0]], VERSION.replace("0001", "0005"))
+    assert len(await schema_differences(fresh_database)) == 1
+    await upgrade_schema(fresh_database)
+    assert await schema_differences(fresh_database) == []
+
+
 async def release_before(url: str, *more: str) -> None:
     await upgrade_schema(url)
     run(url, *BEFORE, *WITHOUT_KEYS[url.partition("+")[0]], VERSION, *more)
@@ -121,7 +137,7 @@ async def test_of_doubled_rows_the_newest_stays_with_its_credits(fresh_database:
     await upgrade_schema(fresh_database)
     assert_each_row_once(fresh_database)
     assert await schema_differences(fresh_database) == []
-    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0005",)]
+    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0006",)]
 
 
 async def test_rows_of_the_release_before_are_kept(fresh_database: str) -> None:

@@ -80,7 +80,7 @@ async def test_upgrading_again_changes_nothing(fresh_database: str) -> None:
 async def test_two_processes_can_upgrade_at_once(fresh_database: str) -> None:
     await asyncio.gather(*(upgrade_schema(fresh_database) for _ in range(4)))
     assert await schema_differences(fresh_database) == []
-    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0005",)]
+    assert query(fresh_database, "SELECT version_num FROM `202_stream_schema_version`") == [("0006",)]
 
 
 async def test_an_empty_database_lacks_every_table(fresh_database: str) -> None:
