@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -27,13 +27,12 @@ from stream.commands.replay_plan import (
     older_ranges,
     plan_lines,
 )
-from stream.commands.replay_processes import work_in_processes
+from stream.commands.replay_processes import Processes
 from stream.commands.replay_report import Telling
 from stream.commands.replay_users import check_users_of_log
 from stream.commands.replay_work import PATIENCE_S, Job, conversions_done, records_left, work
 from stream.commands.showing import utc
 from stream.commands.times import TimeType
-from stream.commands.verify import verify
 from stream.config import Settings, read_settings
 from stream.core.errors import StreamError, Unavailable
 from tables.sql.database import Database, open_database
@@ -51,56 +50,85 @@ class ReplayFailed(StreamError):
     """At least one conversion was not replayed, or all was broken off."""
 
 
-async def replay(
-    settings: Settings, wish: Wish, *, resumed: int | None, is_dry: bool, is_json: bool, is_verifying: bool = False
-) -> None:
-    """Raises click.UsageError before anything is begun, ReplayFailed where something was left undone."""
-    database = open_database(settings.database_url)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """What is done with a wish, and how it is told."""
+
+    resumed: int | None  # a run
+    is_dry: bool
+    is_json: bool
+    is_verifying: bool
+
+    @property
+    def is_working(self) -> bool:
+        return not self.is_dry and not self.is_verifying
+
+
+async def replay(settings: Settings, wish: Wish, manner: Manner, *, database: Database, processes: Processes) -> None:
+    """Raises click.UsageError before anything is begun, ReplayFailed where something was left undone.
+
+    Database and processes have come to their end then.
+    """
     try:
-        if resumed is not None:
-            wish = await _wish_of_run(database, resumed, wish)
+        if manner.resumed is not None:
+            wish = await _wish_of_run(database, manner.resumed, wish)
         unknown = await patiently(lambda: _check_wish(database, wish), limit=_PATIENCE_S)
         if unknown:
             await check_users_of_log(settings, wish, unknown)
-        if is_verifying:
-            await verify(settings, database, wish, is_json=is_json)
-            return
-        plan = await make_plan(settings, wish, topic_names(settings))
-        rows = {row.partition: row for row in await list_progress(database)}
-        check_reach(settings, wish, plan, rows)
-        if is_dry:
-            await _show_plan(database, wish, plan, is_json=is_json)
-            return
-        run = await patiently(lambda: _claim(database, wish, plan, resumed), limit=_PATIENCE_S)
-        with Telling(wish, is_silent=is_json) as telling:
-            telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
-            async with _kept(database, run, telling):
-                await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
-                await _rounds(settings, wish, plan, run=run, telling=telling, database=database)
-        if is_json:
-            click.echo(json.dumps(telling.as_json(run.run_id)))
-        telling.ended()
-        if telling.failures():
-            raise ReplayFailed(telling.failures(), hint="they are named above; the same command tries just these again")
+        if manner.is_verifying:
+            # Brings the migrations and all that goes with them along: half of the time that a short replay takes.
+            from stream.commands.verify import verify  # noqa: PLC0415
+
+            await verify(settings, database, wish, is_json=manner.is_json)
+        else:
+            await _replay(settings, wish, manner, database=database, processes=processes)
     finally:
+        processes.end()
         await database.close()
 
 
+async def _replay(settings: Settings, wish: Wish, manner: Manner, *, database: Database, processes: Processes) -> None:
+    plan = await make_plan(settings, wish, topic_names(settings))
+    rows = {row.partition: row for row in await list_progress(database)}
+    check_reach(settings, wish, plan, rows)
+    if manner.is_dry:
+        await _show_plan(database, wish, plan, is_json=manner.is_json)
+        return
+    run = await patiently(lambda: _claim(database, wish, plan, manner.resumed), limit=_PATIENCE_S)
+    with Telling(wish, is_silent=manner.is_json) as telling:
+        telling.say(f"replay {run.run_id}: {plan.records:,} records to read")
+        async with _kept(database, run, telling):
+            await patiently(lambda: raise_history(database, gaps(plan, rows), now=_now()), limit=PATIENCE_S)
+            await _rounds(settings, wish, plan, run=run, telling=telling, database=database, processes=processes)
+    if manner.is_json:
+        click.echo(json.dumps(telling.as_json(run.run_id)))
+    telling.ended()
+    if telling.failures():
+        raise ReplayFailed(telling.failures(), hint="they are named above; the same command tries just these again")
+
+
 async def _rounds(
-    settings: Settings, wish: Wish, plan: Plan, *, run: ReplayRun, telling: Telling, database: Database
+    settings: Settings,
+    wish: Wish,
+    plan: Plan,
+    *,
+    run: ReplayRun,
+    telling: Telling,
+    database: Database,
+    processes: Processes,
 ) -> None:
     """All facts before the first journey: a conversion may rest on a click in another partition."""
     if not wish.is_journeys_only:
         places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
         telling.begin_round("records", records_left(plan.ranges, places))
-        await _round(settings, _jobs(wish, plan, run, is_facts=True), telling)
+        await processes.work(_jobs(wish, plan, run, is_facts=True), telling)
         await _older_clicks(settings, wish, plan, run=run, telling=telling, database=database)
     conversions = await patiently(
         lambda: count_conversions(database, wish.users, start=wish.start, end=wish.end), limit=PATIENCE_S
     )
     places = await patiently(lambda: read_places(database, run.run_id), limit=PATIENCE_S)
     telling.begin_round("conversions", conversions - conversions_done(places))
-    await _round(settings, _jobs(wish, plan, run, is_facts=False), telling)
+    await processes.work(_jobs(wish, plan, run, is_facts=False), telling)
 
 
 async def _older_clicks(
@@ -126,13 +154,6 @@ async def _older_clicks(
     telling.begin_round("records", records)
     (job,) = _jobs(replace(wish, workers=1), replace(plan, ranges=older), run, is_facts=True)
     await work(settings, job._replace(clicks=sorted(missing)), telling)
-
-
-async def _round(settings: Settings, jobs: Sequence[Job], telling: Telling) -> None:
-    if len(jobs) == 1:
-        await work(settings, jobs[0], telling)
-    else:
-        await work_in_processes(jobs, telling)
 
 
 def _jobs(wish: Wish, plan: Plan, run: ReplayRun, *, is_facts: bool) -> Sequence[Job]:
@@ -250,6 +271,17 @@ def _wish_of(
     return Wish(users=tuple(sorted(set(users))), start=start, end=end, **others)
 
 
+def _check_options(manner: Manner, asked: Mapping[str, object]) -> None:
+    """Raises click.UsageError."""
+    if manner.is_verifying and (manner.is_dry or manner.resumed is not None or asked["is_journeys_only"]):
+        raise click.UsageError("--verify goes with neither --dry-run, --resume nor --journeys-only")
+    of_run = ("users", "start", "end", "is_incomplete_allowed", "is_journeys_only")
+    if manner.resumed is not None and any(asked[name] not in (None, (), False) for name in of_run):
+        raise click.UsageError(
+            "--resume has the users and the range of its run, and whether it is --allow-incomplete or --journeys-only"
+        )
+
+
 @click.command(name="replay")
 @click.option(
     "--user", "users", type=click.IntRange(1, MOST_USERS), multiple=True, help="Only this account; may be repeated."
@@ -306,15 +338,13 @@ def command(
       touchpoints, snapshots, credits}]}, differences, first [{what, key, expected, found}],
       unverified_conversions, outdated_hours
     """
-    if is_verifying and (is_dry or resumed is not None or asked["is_journeys_only"]):
-        raise click.UsageError("--verify goes with neither --dry-run, --resume nor --journeys-only")
-    of_run = ("users", "start", "end", "is_incomplete_allowed", "is_journeys_only")
-    if resumed is not None and any(asked[name] not in (None, (), False) for name in of_run):
-        raise click.UsageError(
-            "--resume has the users and the range of its run, and whether it is --allow-incomplete or --journeys-only"
-        )
-    wish = _wish_of(**asked)
-    work = replay(read_settings(), wish, resumed=resumed, is_dry=is_dry, is_json=is_json, is_verifying=is_verifying)
-    if not until_stopped(work):
+    manner = Manner(resumed=resumed, is_dry=is_dry, is_json=is_json, is_verifying=is_verifying)
+    _check_options(manner, asked)
+    wish, settings = _wish_of(**asked), read_settings()
+    # Not connected yet; what it imports the processes need not import again.
+    database = open_database(settings.database_url)
+    partitions = topic_names(settings).partitions
+    processes = Processes(settings, min(wish.workers, partitions) if manner.is_working else 0)
+    if not until_stopped(replay(settings, wish, manner, database=database, processes=processes)):
         hint = "the same command begins anew" if is_verifying else "the same command goes on where it was"
         raise ReplayFailed("stopped", hint=hint)

@@ -1,5 +1,6 @@
 """The stored conversions of a partition, in the order of keys, a batch at a time."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,7 @@ class Wanted:
     users: frozenset[int]  # empty: all
     start: int  # conv_time, both ends included
     end: int
-    partition: int
-    partitions: int
+    partitions: int  # of the topics
 
 
 class StoredConversions:
@@ -31,11 +31,17 @@ class StoredConversions:
         self._store = store
         self._wanted = wanted
         self._patiently = patiently
+        self._campaigns: dict[int, list[tuple[int, int, int]]] = {}
 
-    async def batches(self, size: int, *, after: InKeyOrder | None) -> AsyncIterator[Sequence[FoundConversion]]:
+    async def batches(
+        self, partition: int, size: int, *, after: InKeyOrder | None
+    ) -> AsyncIterator[Sequence[FoundConversion]]:
         """Behind `after`; each full but the last."""
+        if not self._campaigns:
+            self._campaigns = await self._campaigns_by_partition()
+        campaigns = [each for each in self._campaigns[partition] if after is None or each[:2] >= after[:2]]
         waiting: list[FoundConversion] = []
-        async for page in self._pages(_PAGE_BATCHES * size, after):
+        async for page in self._pages(campaigns, _PAGE_BATCHES * size, after):
             waiting += page
             while len(waiting) >= size:
                 yield waiting[:size]
@@ -43,11 +49,13 @@ class StoredConversions:
         if waiting:
             yield waiting
 
-    async def _pages(self, limit: int, after: InKeyOrder | None) -> AsyncIterator[Sequence[FoundConversion]]:
+    async def _pages(
+        self, campaigns: Sequence[tuple[int, int, int]], limit: int, after: InKeyOrder | None
+    ) -> AsyncIterator[Sequence[FoundConversion]]:
         """Campaigns with few conversions many at a time: a question for each would cost more than its answer."""
         small: list[tuple[int, int]] = []
         conversions = 0
-        for user_id, campaign_id, count in await self._campaigns(after):
+        for user_id, campaign_id, count in campaigns:
             is_begun = after is not None and (user_id, campaign_id) == after[:2]
             if small and (is_begun or conversions + count > limit or len(small) == _CAMPAIGNS_A_PAGE):
                 yield await self._whole(small)
@@ -62,17 +70,15 @@ class StoredConversions:
         if small:
             yield await self._whole(small)
 
-    async def _campaigns(self, after: InKeyOrder | None) -> Sequence[tuple[int, int, int]]:
-        """Of this partition, from the one of `after` on, with the numbers of their conversions."""
+    async def _campaigns_by_partition(self) -> dict[int, list[tuple[int, int, int]]]:
+        """With the numbers of their conversions, ascending. Whatever comes later is the workers' to compute."""
         wanted = self._wanted
         found = await self._patiently(lambda: self._store.read_campaigns(start=wanted.start, end=wanted.end))
-        return [
-            each
-            for each in found
-            if (not wanted.users or each[0] in wanted.users)
-            and (after is None or each[:2] >= after[:2])
-            and partition_of(each[0], each[1], wanted.partitions) == wanted.partition
-        ]
+        campaigns = defaultdict(list)
+        for each in found:
+            if not wanted.users or each[0] in wanted.users:
+                campaigns[partition_of(each[0], each[1], wanted.partitions)].append(each)
+        return campaigns
 
     async def _whole(self, campaigns: Sequence[tuple[int, int]]) -> Sequence[FoundConversion]:
         wanted, campaigns = self._wanted, list(campaigns)

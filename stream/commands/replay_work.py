@@ -105,6 +105,13 @@ async def work_on(
             await (doing.store_facts(part) if job.is_facts else doing.compute_journeys(part.partition))
 
 
+class _News(NamedTuple):
+    """What others are to hear of once it is committed."""
+
+    records: Sequence[Any] = ()
+    changed: Sequence[int] = ()  # conv_ids
+
+
 class _Doing:
     def __init__(
         self,
@@ -124,6 +131,8 @@ class _Doing:
         self._writer = writer
         self._cache = cache
         self._teller = teller
+        wanted = Wanted(frozenset(job.users), job.start, job.end, scope.names.partitions)
+        self._stored = StoredConversions(store, wanted, self._patiently)
 
     async def _patiently(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
         return await patiently(work, limit=PATIENCE_S)
@@ -228,7 +237,7 @@ class _Doing:
                 for half in chunk.halves()
             ]
             return any(halves)
-        await self._publish(report.records, report.conversions)
+        await self._publish(_News(report.records, report.conversions))
         self._teller.counted({"records": len(chunk.arrivals), **report.counts})
         return report.is_stored
 
@@ -237,33 +246,44 @@ class _Doing:
     async def compute_journeys(self, partition: int) -> None:
         """In the order of keys, from where a run before us has come to."""
         noted = await self._patiently(lambda: self._store.read_place(partition))
-        after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
         is_done = noted.get("phase") == "done"
         refused = Refused(_CONVERSIONS, partition, self._teller)
-        if noted.get(_CONVERSIONS) and (is_done or after):  # else all are computed, and they among them
+        if noted.get(_CONVERSIONS) and (is_done or noted.get("after")):  # else all are computed, and they among them
             await self._compute_refused(partition, noted, refused)
-        if is_done:
-            return
+        if not is_done:
+            await self._compute_rest(partition, noted, refused)
+
+    async def _compute_rest(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
+        after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
         read_to = {"offsets": {}, **{name: noted[name] for name in ("offsets", _RECORDS) if name in noted}}
         done = conversions_done({partition: noted})
-        job = self._job
-        wanted = Wanted(frozenset(job.users), job.start, job.end, partition, self._scope.names.partitions)
-        stored = StoredConversions(self._store, wanted, self._patiently)
-        async for batch in stored.batches(job.batch_size, after=after):
-            first, last = batch[0].place, batch[-1].place
-            is_repeated = repeated_to is not None and first <= repeated_to
-            computed_to = max(last, repeated_to or last)
-            reached = {"after": after and list(after), "computed_to": list(computed_to), "conversions": done}
-            place = {**read_to, "phase": "journeys", **reached}
-            await self._compute(
-                [Named(each.place.conv_id, each.click_id) for each in batch],
-                partition,
-                is_repeated=is_repeated,
-                place=refused.noted_in(place),
-                refused=refused,
-            )
-            after = last
-            done += len(batch)
+        reached = computed = refused.noted_in({"after": after and list(after), "conversions": done})
+        sending: asyncio.Task[None] | None = None
+        try:
+            async for batch in self._stored.batches(partition, self._job.batch_size, after=after):
+                first, last = batch[0].place, batch[-1].place
+                is_repeated = repeated_to is not None and first <= repeated_to
+                repeated_to = max(last, repeated_to or last)
+                news = await self._compute(
+                    [Named(each.place.conv_id, each.click_id) for each in batch],
+                    partition,
+                    is_repeated=is_repeated,
+                    place={**read_to, "phase": "journeys", **reached, "computed_to": list(repeated_to)},
+                    refused=refused,
+                )
+                # While a batch is published the next one is computed, but none counts as reached before it is out.
+                if sending is not None:
+                    await sending
+                    reached = computed
+                done += len(batch)
+                computed = refused.noted_in({"after": list(last), "conversions": done})
+                sending = asyncio.create_task(self._publish(news))
+            if sending is not None:
+                await sending
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.wait([sending])
         await self._note(partition, refused.noted_in({**read_to, "phase": "done", "conversions": done}))
 
     async def _compute_refused(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
@@ -271,7 +291,7 @@ class _Doing:
         named = [Named(*ids) for ids in _ids(noted[_CONVERSIONS])]
         for start in range(0, len(named), self._job.batch_size):
             batch = named[start : start + self._job.batch_size]
-            await self._compute(batch, partition, is_repeated=True, place=noted, refused=refused)
+            await self._publish(await self._compute(batch, partition, is_repeated=True, place=noted, refused=refused))
         await self._note(partition, refused.noted_in(noted))
 
     async def _compute(
@@ -282,7 +302,7 @@ class _Doing:
         is_repeated: bool,
         place: Mapping[str, object],
         refused: Refused,
-    ) -> None:
+    ) -> "_News":
         tried = Counter[str]()
 
         async def attempt() -> BatchReport:
@@ -294,24 +314,27 @@ class _Doing:
         except RefusedByDatabase as error:
             if len(batch) == 1:
                 refused.take(batch[0], Failure(*batch[0], "", partition, 0, str(error)))
-                return
+                return _News()
             middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
+            halves = [
                 await self._compute(half, partition, is_repeated=is_repeated, place=place, refused=refused)
-            return
-        # What a try before this one may have written stands right now.
-        is_certain = tried["tries"] == 1 and not is_repeated
-        await self._publish(report.records, report.written if is_certain else [each.conv_id for each in batch])
+                for half in (batch[:middle], batch[middle:])
+            ]
+            return _News(*([*one, *other] for one, other in zip(*halves, strict=True)))
         counts = {
             "conversions": report.conversions,
             "touchpoints": report.touchpoints,
             "written": len(report.written),
         }
         self._teller.counted(counts)
+        # What a try before this one may have written stands right now.
+        is_certain = tried["tries"] == 1 and not is_repeated
+        return _News(report.records, report.written if is_certain else [each.conv_id for each in batch])
 
     # Both
 
-    async def _publish(self, records: Sequence[Any], changed: Sequence[int]) -> None:
+    async def _publish(self, news: "_News") -> None:
+        records, changed = news
         if changed:
             failures = await self._cache.delete(changed)
             if failures:

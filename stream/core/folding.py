@@ -86,6 +86,7 @@ class Folding:
         self._rekeyed_conversions: Sequence[int] = ()
         self._keys: dict[int, JourneyKey] = {}
         self._histories: dict[HistoryNeed, Sequence[Touch]] = {}
+        self._windows: dict[int, Window] = {}
         self._found_candidates: dict[int, list[Touch]] = {}
         self._entered, self._entered_before = self._remember_clicks()
 
@@ -244,18 +245,18 @@ class Folding:
 
     def missing_histories(self) -> list[HistoryNeed]:
         """What only SQL can tell: of a key whose floor is unknown its newest clicks, of others those of one window."""
-        needs: set[HistoryNeed] = set()
+        needs: dict[HistoryNeed, None] = {}
         for conv_id in self._affected:
             if self._outcome(self._current[conv_id]) is not Outcome.COUNTED or self._candidates(conv_id) is not None:
                 continue
             key = self._keys[conv_id]
             if self._state(key).floor is UNKNOWN_FLOOR:
-                needs.add(HistoryNeed(key, _EVER, KEPT_CLICKS + 1))
+                needs[HistoryNeed(key, _EVER, KEPT_CLICKS + 1)] = None
                 self._counts["lookups.unknown_keys"] += 1
             else:
-                needs.add(HistoryNeed(key, self._window(conv_id).until, JOURNEY_LIMIT))
+                needs[HistoryNeed(key, self._window(conv_id).until, JOURNEY_LIMIT)] = None
                 self._counts["lookups.old_conversions"] += 1
-        return sorted(needs)
+        return list(needs)
 
     def take_histories(self, histories: Mapping[HistoryNeed, Sequence[Touch]]) -> None:
         for need, newest_first in histories.items():
@@ -265,9 +266,13 @@ class Folding:
                 self._histories[need] = newest_first
 
     def _window(self, conv_id: int) -> Window:
-        conversion = self._current[conv_id]
-        converting = converting_touch(conversion, self._clicks.get(conversion.click_id))
-        return window_of(conversion, self._keys[conv_id], converting, self._place.lookback)
+        found = self._windows.get(conv_id)
+        if found is None:
+            conversion = self._current[conv_id]
+            converting = converting_touch(conversion, self._clicks.get(conversion.click_id))
+            found = window_of(conversion, self._keys[conv_id], converting, self._place.lookback)
+            self._windows[conv_id] = found
+        return found
 
     def _candidates(self, conv_id: int) -> list[Touch] | None:
         """The newest 25 clicks of the window in ascending order; None where SQL has yet to be asked."""

@@ -5,11 +5,11 @@ the other. Both look again after their commit; the later of the two commits is s
 latest. What is found is sent on as its stored event, and computed by its own partition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from stream.core.events import Conversion
-from stream.core.facts import Facts, Needs, Outcome
+from stream.core.facts import Facts, Journey, Needs, Outcome
 from stream.core.folding import Folded, Place
 from stream.core.settle import Group, counting
 
@@ -33,18 +33,15 @@ def second_look_needs(place: Place, folded: Folded) -> Needs | None:
 
 def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence[SentOn]:
     """Ascending by conv_id; empty almost always."""
-    groups: dict[Group, list[Conversion]] = {}
-    for journey in facts.journeys.values():
-        conversion = journey.conversion
-        groups.setdefault(Group(conversion.click_id, conversion.transaction_id), []).append(conversion)
+    counted = _counting(facts.journeys.values())
     found: list[SentOn] = []
-    for _, journey in sorted(facts.journeys.items()):
+    for conv_id, journey in sorted(facts.journeys.items()):
         conversion = journey.conversion
-        group = groups[Group(conversion.click_id, conversion.transaction_id)]
-        counts = not conversion.deleted and (not conversion.transaction_id or counting(group) == conversion)
         if conversion.click_id in folded.clicks and not place.owns(conversion):
             found.append(SentOn(conversion, "click"))
-        elif (journey.outcome is Outcome.COUNTED) != counts or (counts and conversion.conv_id in folded.displaced):
+        elif (journey.outcome is Outcome.COUNTED) != (conv_id in counted) or (
+            conv_id in counted and conv_id in folded.displaced
+        ):
             found.append(SentOn(conversion, "transaction"))
     found += [
         SentOn(journey.conversion, "click")
@@ -52,6 +49,30 @@ def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence
         if _is_outdated(journey.conversion.click_id, folded, facts)
     ]
     return found
+
+
+def at_odds(journeys: Collection[Journey]) -> list[Conversion]:
+    """Of all conversions of some clicks, those of which their journeys say wrongly whether they count."""
+    counted = _counting(journeys)
+    return [
+        journey.conversion
+        for journey in journeys
+        if (journey.outcome is Outcome.COUNTED) != (journey.conversion.conv_id in counted)
+    ]
+
+
+def _counting(journeys: Collection[Journey]) -> set[int]:
+    """Of all conversions of some clicks, those that count."""
+    counted: set[int] = set()
+    groups: dict[Group, list[Conversion]] = {}
+    for journey in journeys:
+        conversion = journey.conversion
+        if conversion.transaction_id:
+            groups.setdefault(Group(conversion.click_id, conversion.transaction_id), []).append(conversion)
+        elif not conversion.deleted:
+            counted.add(conversion.conv_id)
+    counted.update(winner.conv_id for group in groups.values() if (winner := counting(group)) is not None)
+    return counted
 
 
 def _is_outdated(click_id: int, folded: Folded, facts: Facts) -> bool:

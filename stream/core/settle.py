@@ -58,9 +58,13 @@ def settle_clicks(clicks: Sequence[Click], stored: Mapping[int, Click]) -> Settl
         if is_rekeyed_click(standing, click):
             settled.rekeyed.append(index)
             continue
+        if click == standing:
+            winners[click.click_id] = standing
+            settled.counts["clicks.duplicate"] += 1
+            continue
         winners[click.click_id] = max(standing, click, key=click_rank)
         at_one_revision = click_rank(click)[:2] == click_rank(standing)[:2]
-        settled.counts["clicks." + _kind(click == standing, winners[click.click_id] is click, at_one_revision)] += 1
+        settled.counts["clicks." + _kind(winners[click.click_id] is click, at_one_revision)] += 1
     settled.changed = [
         (stored[click_id], winner)
         for click_id, winner in winners.items()
@@ -79,20 +83,21 @@ def settle_conversions(conversions: Sequence[Conversion], stored: Mapping[int, C
             winners[conversion.conv_id] = conversion
             settled.counts["conversions.new"] += 1
             continue
+        if conversion == standing:
+            winners[conversion.conv_id] = standing
+            settled.counts["conversions.duplicate"] += 1
+            continue
         if is_rekeyed_conversion(standing, conversion):
             settled.rekeyed.append(index)
             continue
         winner = max(standing, conversion, key=conversion_rank)
         winners[conversion.conv_id] = winner
         at_one_revision = conversion_rank(conversion)[:2] == conversion_rank(standing)[:2]
-        kind = _kind(conversion == standing, winner is conversion, at_one_revision)
-        settled.counts["conversions." + kind] += 1
+        settled.counts["conversions." + _kind(winner is conversion, at_one_revision)] += 1
     return settled
 
 
-def _kind(is_equal: bool, wins: bool, at_one_revision: bool) -> str:  # noqa: FBT001
-    if is_equal:
-        return "duplicate"
+def _kind(wins: bool, at_one_revision: bool) -> str:  # noqa: FBT001
     if at_one_revision:
         return "conflict"
     return "revised" if wins else "superseded"
@@ -101,4 +106,6 @@ def _kind(is_equal: bool, wins: bool, at_one_revision: bool) -> str:  # noqa: FB
 def counting(group: Iterable[Conversion]) -> Conversion | None:
     """The one conversion of a group that counts: of those not deleted the earliest, the smaller id between equals."""
     live = [conversion for conversion in group if not conversion.deleted]
-    return min(live, key=lambda conversion: (conversion.conv_time, conversion.conv_id), default=None)
+    if len(live) < 2:
+        return live[0] if live else None
+    return min(live, key=lambda conversion: (conversion.conv_time, conversion.conv_id))

@@ -37,6 +37,11 @@ def unknown_state(newest_conversion: int) -> KeyState:
     return KeyState(b"", UNKNOWN_FLOOR, newest_conversion)
 
 
+def forgetful_state(newest_conversion: int) -> KeyState:
+    """Keeps no click and knows that: SQL is asked for the clicks of each window."""
+    return KeyState(b"", _MOMENT.pack(_LAST_TIME, _LAST_ID), newest_conversion)
+
+
 def pack_click(click: Click) -> bytes:
     return _TOUCH.pack(
         click.click_time,
@@ -84,11 +89,11 @@ def with_conversion(state: KeyState, conv_time: int) -> KeyState:
     return state if conv_time <= state.newest_conversion else state._replace(newest_conversion=conv_time)
 
 
-def with_history(state: KeyState, newest_first: Sequence[Touch], count: int = KEPT_CLICKS) -> KeyState:
-    """The state of a key once SQL has given its newest `count` + 1 clicks, or all there are."""
-    kept = newest_first[:count]
+def with_history(state: KeyState, newest_first: Sequence[Touch]) -> KeyState:
+    """The state of a key once SQL has given its newest KEPT_CLICKS + 1 clicks, or all there are."""
+    kept = newest_first[:KEPT_CLICKS]
     clicks = b"".join(_TOUCH.pack(*touch) for touch in reversed(kept))
-    dropped = newest_first[count:]
+    dropped = newest_first[KEPT_CLICKS:]
     return KeyState(clicks, pack_moment(dropped[0].moment) if dropped else NO_FLOOR, state.newest_conversion)
 
 
@@ -122,6 +127,7 @@ def newest_click_time(state: KeyState) -> int:
     return time
 
 
+_LAST_TIME = 2**32 - 1
 _LAST_ID = 2**64 - 1
 
 

@@ -7,12 +7,13 @@ from typing import NamedTuple
 from stream.agents.driving import drive
 from stream.agents.outputs import journey_records
 from stream.core.events import Click
-from stream.core.facts import Facts, HistoryNeed, Journey, Moment, Needs
+from stream.core.facts import Facts, HistoryNeed, Journey, Moment, Needs, Touch
 from stream.core.fold import fold
 from stream.core.folding import Folded, Place
 from stream.core.journeys import JOURNEY_LIMIT, converting_touch, window_of
 from stream.core.keys import JourneyKey, journey_key_of_conversion
-from stream.core.state import KeyState, unknown_state, with_history
+from stream.core.second_look import at_odds
+from stream.core.state import forgetful_state
 from stream.replay.ports import ReplayStore, ReplayTransaction
 from stream.replay.storing import Scope, sent_on
 from stream.wire.outgoing import OutgoingRecord
@@ -46,8 +47,10 @@ async def compute_batch(
         row = await transaction.lock_partition(partition)
         looked = await _look(transaction, batch)
         conversions = [looked.journeys[named.conv_id].conversion for named in batch if named.conv_id in looked.journeys]
-        known = await _histories(transaction, scope.place(row), looked)
-        folded = await drive(fold(scope.place(row), known.get, (), conversions), looked)
+        known = scope.place(row)
+        await _look_back(looked, known)
+        nothing_kept = forgetful_state(known.newest_conversion)
+        folded = await drive(fold(known, lambda _: nothing_kept, (), conversions), looked)
         written = await _to_write(transaction, looked, folded)
         if written or folded.displaced:
             await transaction.write_journeys(written, displaced=folded.displaced)
@@ -62,24 +65,28 @@ async def compute_batch(
 
 
 def _looked_for_again(folded: Folded, looked: "_Looked") -> Folded:
-    """Of stored conversions nothing has changed but what was made of them: what rests on no other is not outdated.
+    """Without those journeys of which nobody can have missed any news.
 
-    A report without a transaction may have had one, and left a sibling that counts now.
+    Their conversions were stored before. Whoever stores another report of a payment meanwhile, or a click, finds them,
+    and sends them on. It finds them as they were, though: where what we write is something else, or takes a log row
+    away, it may have seen no reason to.
     """
-    paid = {each.conversion.click_id for each in looked.journeys.values() if each.conversion.transaction_id}
-    again = paid | folded.borrowed_clicks.keys()
-    journeys = [journey for journey in folded.journeys if journey.conversion.click_id in again]
-    return replace(folded, journeys=journeys)
+    stored = looked.journeys
+    changed = {conversion.click_id for conversion in at_odds(stored.values())}
+    changed.update(stored[conv_id].conversion.click_id for conv_id in folded.displaced)
+    again = changed | folded.borrowed_clicks.keys()
+    return replace(folded, journeys=[each for each in folded.journeys if each.conversion.click_id in again])
 
 
 @dataclass(slots=True)
 class _Looked:
-    """A transaction that has read conversions and converting clicks already; what it is asked beyond them it reads."""
+    """A transaction that has read conversions, their clicks and histories; what it is asked beyond them it reads."""
 
     transaction: ReplayTransaction
     asked: frozenset[int]  # converting clicks: all conversions of these were read
     journeys: dict[int, Journey] = field(default_factory=dict)
     clicks: Mapping[int, Click] = field(default_factory=dict)
+    histories: Mapping[JourneyKey, "_History"] = field(default_factory=dict)
 
     async def claim_clicks(self, clicks: Sequence[Click]) -> Mapping[int, Click]:
         return await self.transaction.claim_clicks(clicks)
@@ -88,11 +95,13 @@ class _Looked:
         await self.transaction.replace_clicks(clicks)
 
     async def read(self, needs: Needs) -> Facts:
+        histories = {need: self._newest(need) for need in needs.histories}
         rest = replace(
             needs,
             conversions=needs.conversions - self.journeys.keys(),
             conversions_of_clicks=needs.conversions_of_clicks - self.asked,
             clicks=needs.clicks - self.asked,
+            histories=[need for need, touches in histories.items() if touches is None],
         )
         found = await self.transaction.read(rest)
         self.journeys.update(found.journeys)
@@ -103,8 +112,26 @@ class _Looked:
                 if conv_id in needs.conversions or journey.conversion.click_id in needs.conversions_of_clicks
             },
             {**found.clicks, **{number: self.clicks[number] for number in needs.clicks if number in self.clicks}},
-            found.histories,
+            {**found.histories, **{need: touches for need, touches in histories.items() if touches is not None}},
         )
+
+    def _newest(self, need: HistoryNeed) -> Sequence[Touch] | None:
+        """None where only SQL can tell."""
+        known = self.histories.get(need.key)
+        if known is None or need.until > known.asked.until:
+            return None
+        touches = known.newest_first
+        if touches and touches[0].moment > need.until:
+            touches = [touch for touch in touches if touch.moment <= need.until]
+        is_enough = len(touches) >= need.limit or len(known.newest_first) < known.asked.limit
+        return touches[: need.limit] if is_enough else None
+
+
+class _History(NamedTuple):
+    """What was asked for, and the answer."""
+
+    asked: HistoryNeed
+    newest_first: Sequence[Touch]
 
 
 async def _look(transaction: ReplayTransaction, batch: Sequence[Named]) -> _Looked:
@@ -123,8 +150,8 @@ async def _to_write(transaction: ReplayTransaction, looked: _Looked, folded: Fol
     ]
 
 
-async def _histories(transaction: ReplayTransaction, place: Place, looked: _Looked) -> Mapping[JourneyKey, KeyState]:
-    """Of each key as many clicks as its conversions could need, if each needed others: never more than one by one.
+async def _look_back(looked: _Looked, place: Place) -> None:
+    """Read of each key as many clicks as its conversions could need, if each needed others: never more than one by one.
 
     Keys and windows are those that the fold will find, for it is given the same clicks; and of all conversions that it
     may compute, siblings of the batch included. What lies further back than was read here it asks for itself.
@@ -137,7 +164,7 @@ async def _histories(transaction: ReplayTransaction, place: Place, looked: _Look
             key = journey_key_of_conversion(conversion, click)
             window = window_of(conversion, key, converting_touch(conversion, click), place.lookback)
             untils.setdefault(key, []).append(window.until)
-    needs = {key: HistoryNeed(key, max(found), JOURNEY_LIMIT * len(found) + 1) for key, found in untils.items()}
-    answers = (await transaction.read(Needs(histories=list(needs.values())))).histories if needs else {}
-    unknown = unknown_state(place.newest_conversion)
-    return {key: with_history(unknown, answers[need], need.limit - 1) for key, need in needs.items()}
+    needs = [HistoryNeed(key, max(found), JOURNEY_LIMIT * len(found)) for key, found in sorted(untils.items())]
+    if needs:
+        answers = (await looked.transaction.read(Needs(histories=needs))).histories
+        looked.histories = {need.key: _History(need, answers[need]) for need in needs}

@@ -10,7 +10,7 @@ from stream.agents.outputs import TopicNames
 from stream.core.facts import Journey, Outcome
 from stream.core.keys import JourneyKey, partition_of
 from stream.replay.computing import BatchReport, Named, compute_batch
-from stream.replay.storing import Scope
+from stream.replay.storing import ChunkReport, Scope
 from tests.faults.events import CAMPAIGN, OTHER_CAMPAIGN, USER, click, conversion
 from tests.replay.test_storing import AT, HERE, PARTITIONS, Desk
 from tests.support.memory_store import MemoryStore
@@ -92,6 +92,16 @@ async def test_a_conversion_that_was_stored_under_another_key_takes_the_clicks_o
     assert made.journeys[2] == right._replace(version=2)
 
 
+async def test_of_a_busy_key_also_an_old_conversion_gets_its_newest_clicks() -> None:
+    """For both of them fifty are read at once, and of these the old one may have ten."""
+    made = Computing()
+    clicks = [click(number, AT + number) for number in range(1, 101)]
+    await made.store(*clicks, conversion(1, 60, AT + 60), conversion(2, 100, AT + 101), partition=0)
+    report = await made.compute(1, 2)
+    assert report.written == []
+    assert [touch.click_id for touch in made.journeys[1].touches] == list(range(36, 61))
+
+
 async def test_conversions_that_are_gone_are_left_out() -> None:
     made = await stored()
     batch = [Named(1, made.journeys[1].conversion.click_id), Named(999, 999)]
@@ -131,3 +141,53 @@ async def test_a_report_that_counts_since_another_one_lost_its_transaction_is_se
     desk = await paid_twice()
     await desk.store(conversion(1, 1, AT + 5, revised_at=AT + 20))
     assert await sent_on_by_computing_the_first(desk) == [ELSEWHERE]
+
+
+async def sent_on_where_another_came_before_we_wrote(desk: Desk, other: Sent) -> Sequence[tuple[int | None, int]]:
+    """Partitions and conversions, of the other one's chunk and of ours."""
+    sent_on: list[tuple[int | None, int]] = []
+
+    def take(report: BatchReport | ChunkReport) -> None:
+        of_conversions = [record for record in report.records if record.topic == "conversions"]
+        sent_on.extend((record.partition, json.loads(record.value or b"")["conv_id"]) for record in of_conversions)
+
+    async def before_step(step: str) -> None:
+        if step in {"write_journeys", "commit"}:  # once we write it would wait for us
+            desk.database.before_step = nothing
+            take(await desk.store(other, partition=ELSEWHERE))
+
+    async def nothing(_: str) -> None: ...
+
+    desk.database.before_step = before_step
+    take(await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={}))
+    return sent_on
+
+
+async def test_a_report_stored_elsewhere_while_ours_is_computed_is_sent_on_by_whoever_stores_it() -> None:
+    desk = Desk()
+    await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
+    earlier = conversion(2, 1, AT + 3, transaction_id="t", campaign_id=OTHER_CAMPAIGN)
+    assert await sent_on_where_another_came_before_we_wrote(desk, earlier) == [(HERE, 1)]
+
+
+async def test_a_report_that_was_deleted_while_ours_came_to_be_its_duplicate_is_seen_by_us() -> None:
+    """Its partition found that ours counts, as it should."""
+    desk = Desk()
+    earlier = {"transaction_id": "t", "campaign_id": OTHER_CAMPAIGN}
+    await desk.store(conversion(2, 1, AT + 3, **earlier), partition=ELSEWHERE)
+    await desk.store(click(1, AT), conversion(1, 1, AT + 5, transaction_id="t"))
+    journeys = desk.database.facts.journeys
+    assert journeys[1].outcome is Outcome.DUPLICATE
+    journeys[1] = journeys[1]._replace(outcome=Outcome.COUNTED)
+    deleted = conversion(2, 1, AT + 3, deleted=1, revised_at=AT + 20, **earlier)
+    assert await sent_on_where_another_came_before_we_wrote(desk, deleted) == [(HERE, 1)]
+
+
+async def test_a_report_that_came_to_count_while_we_took_its_log_row_away_is_sent_on() -> None:
+    desk = await paid_twice()
+    revised = conversion(2, 1, AT + 3, transaction_id="t", campaign_id=OTHER_CAMPAIGN, revised_at=AT + 20)
+    assert sorted(await sent_on_where_another_came_before_we_wrote(desk, revised)) == [
+        (HERE, 1),
+        (HERE, 1),
+        (ELSEWHERE, 2),
+    ]

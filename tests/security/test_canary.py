@@ -170,7 +170,7 @@ def test_all_goes_over_tls_and_passwords_and_nothing_tells_or_stores_them(
         assert worker.stop() == 0
         told.append(worker.log_text())
         records = asyncio.run(all_records(env, f"127.0.0.1:{secured_kafka['client']}"))
-    assert any("stream.commands.replay_processes" in line for line in lines)
+    assert any("stream worker" in line for line in lines)
     assert b"no event" in records["clicks-dead-letters"], "the dead letter of what was no event"
     assert records["journeys-state-changelog"]
     assert records["journeys"]

@@ -7,7 +7,6 @@ TESTFAULT_REPLAY_EXIT_AT=STEP:N   the process ends when that has happened for th
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from stream.__main__ import main
@@ -40,9 +39,9 @@ async def _computed_batch(*given: Any, **named: Any) -> BatchReport:  # noqa: AN
     return report
 
 
-async def _published(doing: replay_work._Doing, records: Sequence[Any], changed: Sequence[int]) -> None:
-    await _publish(doing, records, changed)
-    if records:
+async def _published(doing: replay_work._Doing, news: replay_work._News) -> None:
+    await _publish(doing, news)
+    if news.records:
         _happened("chunk-sent" if doing._job.is_facts else "batch-sent")
 
 
