@@ -95,7 +95,7 @@ class Database:
             f"--init-file={data / 'init.sql'}",
             "--skip-name-resolve",
             "--innodb-flush-log-at-trx-commit=1",
-            "--innodb-buffer-pool-size=256M",
+            "--innodb-buffer-pool-size=1G",  # what is not used of it costs nothing
             "--character-set-server=utf8mb4",
             "--max-allowed-packet=64M",
             "--max-connections=300",
