@@ -17,6 +17,7 @@ from stream.clock import unix_now
 from stream.commands.authorship import MOST_USERS
 from stream.commands.rebuild import until_stopped
 from stream.commands.rebuilding import LEASE_S, RENEWAL_S, patiently
+from stream.commands.replay_places import conversions_done, records_left
 from stream.commands.replay_plan import (
     DAY_SECONDS,
     Plan,
@@ -30,7 +31,7 @@ from stream.commands.replay_plan import (
 from stream.commands.replay_processes import Processes
 from stream.commands.replay_report import Telling
 from stream.commands.replay_users import check_users_of_log
-from stream.commands.replay_work import PATIENCE_S, Job, conversions_done, records_left, work
+from stream.commands.replay_work import PATIENCE_S, Job, work
 from stream.commands.showing import utc
 from stream.commands.times import TimeType
 from stream.config import Settings, read_settings
@@ -83,7 +84,7 @@ async def replay(settings: Settings, wish: Wish, manner: Manner, *, database: Da
         else:
             await _replay(settings, wish, manner, database=database, processes=processes)
     finally:
-        processes.end()
+        await processes.end()
         await database.close()
 
 

@@ -19,31 +19,34 @@ from stream.config import Settings
 from stream.core.errors import StreamError
 
 _LINE_LIMIT = 16 * 1024 * 1024
+_PATIENCE_S = 10.0  # one that does not hear is killed then
+_POLL_S = 0.005
 
 
 class Processes:
-    """To be made before there is an event loop, a thread, or any connection."""
+    """To be made by the main thread, before there is an event loop, another thread, or any connection."""
 
     def __init__(self, settings: Settings, count: int) -> None:
         self._settings = settings
         self._sockets: list[socket.socket] = []
         self._pids: list[int] = []
+        interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for us to decide, not for them
         for _ in range(count if count > 1 else 0):
             ours, theirs = socket.socketpair()
             pid = os.fork()
             if not pid:
-                for other in (ours, *self._sockets):  # as long as anybody has them open, they do not end
-                    other.close()
-                _serve_to_end(settings, theirs)
+                _serve_to_end(settings, theirs, not_ours=[ours, *self._sockets])
             theirs.close()
             self._sockets.append(ours)
             self._pids.append(pid)
+        signal.signal(signal.SIGINT, interrupted)
         self._streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def work(self, jobs: Sequence[Job], teller: Teller) -> None:
         """At most one for each; a single one is done right here.
 
-        Raises StreamError with what the first that failed said, and then they are of no further use.
+        Raises StreamError with what the first that failed said. All of them have ended then, or if it is cancelled:
+        whoever takes the run over must not meet them.
         """
         if len(jobs) == 1:
             await work(self._settings, jobs[0], teller)
@@ -54,13 +57,16 @@ class Processes:
         tasks = [asyncio.create_task(_done(job, *ends, teller)) for job, ends in zip(jobs, self._streams, strict=False)]
         try:
             await asyncio.gather(*tasks)
+        except BaseException:
+            await self.end()
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def end(self) -> None:
-        """Whatever they are at is given up. Returns when they are gone."""
+    async def end(self) -> None:
+        """Whatever they are at is given up. Returns when they are gone; there may be none left."""
         for connection in self._sockets:
             with contextlib.suppress(OSError):  # of one that has ended already
                 connection.shutdown(socket.SHUT_RDWR)
@@ -68,8 +74,27 @@ class Processes:
             writer.close()
         for connection in self._sockets[len(self._streams) :]:
             connection.close()
-        for pid in self._pids:
-            os.waitpid(pid, 0)
+        self._sockets, self._streams = [], []
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while self._pids:
+                    self._pids = [pid for pid in self._pids if not _has_ended(pid)]
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            pass
+        finally:
+            for pid in self._pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                _has_ended(pid, options=0)
+            self._pids = []
+
+
+def _has_ended(pid: int, *, options: int = os.WNOHANG) -> bool:
+    try:
+        return os.waitpid(pid, options)[0] == pid
+    except ChildProcessError:  # whoever started us has children forgotten
+        return True
 
 
 async def _done(job: Job, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, teller: Teller) -> None:
@@ -97,10 +122,11 @@ async def _next_line(reader: asyncio.StreamReader) -> bytes:
 # In a process
 
 
-def _serve_to_end(settings: Settings, connection: socket.socket) -> NoReturn:
+def _serve_to_end(settings: Settings, connection: socket.socket, *, not_ours: Sequence[socket.socket]) -> NoReturn:
     """Nothing of the one that forked is left to do here: neither its stack nor its buffers are ours."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the one that started us decides
+        for other in not_ours:  # as long as anybody has them open, their processes do not end
+            other.close()
         asyncio.run(_serve(settings, connection))
     except BaseException:  # noqa: BLE001 -- the stack of the one that forked must not go on here
         traceback.print_exc()
@@ -117,6 +143,9 @@ async def _serve(settings: Settings, connection: socket.socket) -> None:
             await work(settings, Job(**json.loads(line)), lines)
         except StreamError as error:
             lines.say(kind="failed", error=str(error), hint=error.hint)
+        except BaseException:  # noqa: BLE001 -- what is left to clean up may take long, and nobody would know
+            traceback.print_exc()
+            os._exit(1)
         else:
             lines.say(kind="done")
         leaving.cancel()

@@ -16,6 +16,17 @@ from stream.clock import unix_now
 from stream.commands.log_access import broker_errors, reading_log, writing
 from stream.commands.rebuilding import patiently
 from stream.commands.replay_pages import StoredConversions, Wanted
+from stream.commands.replay_places import (
+    CONVERSIONS,
+    RECORDS,
+    ahead_of,
+    conversions_done,
+    ids_of,
+    key_order,
+    later,
+    offsets_of,
+    pairs_of,
+)
 from stream.commands.replay_plan import DAY_SECONDS
 from stream.commands.replay_refused import Failure, Refused, Teller, failure_of
 from stream.config import Settings
@@ -27,11 +38,10 @@ from stream.replay.storing import ChunkReport, Scope, store_chunk
 from tables.cache import JourneyCache
 from tables.sql.database import open_database
 from tables.sql.facts import Writing
-from tables.sql.replays import InKeyOrder, SqlReplayStore
+from tables.sql.replays import SqlReplayStore
 
 PATIENCE_S = 60.0
 _NOTED_EVERY_CHUNKS = 25
-_RECORDS, _CONVERSIONS = "refused_records", "refused_conversions"  # in a place
 
 _Result = TypeVar("_Result")
 
@@ -142,19 +152,19 @@ class _Doing:
     async def store_facts(self, part: LogRange) -> None:
         """From where a run before us has come to, or from where the log begins since then."""
         noted = await self._patiently(lambda: self._store.read_place(part.partition))
-        refused = Refused(_RECORDS, part.partition, self._teller)
-        if noted.get(_RECORDS):
+        refused = Refused(RECORDS, part.partition, self._teller)
+        if noted.get(RECORDS):
             await self._store_refused(part, noted, refused)
-        offsets = _later(part.starts, _offsets(noted.get("offsets")))
+        offsets = later(part.starts, offsets_of(noted.get("offsets")))
         if noted.get("phase", "facts") != "facts" and not LogRange(part.partition, offsets, part.ends).records:
             return  # a round further already, and nothing has come since
-        ahead = _ahead_of(noted)
-        repeated_to = _offsets(noted.get("stored_to"))
+        ahead = ahead_of(noted)
+        repeated_to = offsets_of(noted.get("stored_to"))
         kept = {"computed_to": noted["computed_to"]} if "computed_to" in noted else {}
         chunks_done = 0
         async for chunk in self._chunks(part, offsets):
             is_repeated = any(offsets[topic] < repeated_to.get(topic, 0) for topic in offsets)
-            stored_to = _later(chunk.next_offsets, repeated_to)  # a chunk may be smaller than the one that it repeats
+            stored_to = later(chunk.next_offsets, repeated_to)  # a chunk may be smaller than the one that it repeats
             place = {**kept, "phase": "facts", "offsets": dict(offsets), "stored_to": stored_to}
             if await self._store_chunk(chunk, is_repeated=is_repeated, place=refused.noted_in(place), refused=refused):
                 ahead = {}
@@ -164,12 +174,12 @@ class _Doing:
                 place = {**kept, **ahead, "phase": "facts", "offsets": dict(offsets)}
                 await self._note(part.partition, refused.noted_in(place))
         phase = ahead.pop("next", "journeys")
-        place = {**kept, **ahead, "phase": phase, "offsets": _later(offsets, part.ends)}
+        place = {**kept, **ahead, "phase": phase, "offsets": later(offsets, part.ends)}
         await self._note(part.partition, refused.noted_in(place))
 
     async def _store_refused(self, part: LogRange, noted: Mapping[str, object], refused: Refused) -> None:
         """Just those records that a run before us could not store; what left the log since is a gap like any other."""
-        for topic, offset in _pairs(noted[_RECORDS]):
+        for topic, offset in pairs_of(noted[RECORDS]):
             if offset >= part.starts[topic]:
                 offsets = {topic: offset}
                 async for chunk in self._chunks(LogRange(part.partition, offsets, {topic: offset + 1}), offsets):
@@ -180,7 +190,7 @@ class _Doing:
     async def store_older(self, part: LogRange) -> None:
         """A few facts, which cost nothing to repeat: each run that misses them begins anew."""
         noted = await self._patiently(lambda: self._store.read_place(part.partition))
-        refused = Refused(_RECORDS, part.partition, self._teller)
+        refused = Refused(RECORDS, part.partition, self._teller)
         offsets = dict(part.starts)
         async for chunk in self._chunks(part, offsets):
             await self._store_chunk(chunk, is_repeated=True, place=noted, refused=refused)
@@ -247,15 +257,16 @@ class _Doing:
         """In the order of keys, from where a run before us has come to."""
         noted = await self._patiently(lambda: self._store.read_place(partition))
         is_done = noted.get("phase") == "done"
-        refused = Refused(_CONVERSIONS, partition, self._teller)
-        if noted.get(_CONVERSIONS) and (is_done or noted.get("after")):  # else all are computed, and they among them
+        refused = Refused(CONVERSIONS, partition, self._teller)
+        if noted.get(CONVERSIONS) and (is_done or noted.get("after")):  # else all are computed, and they among them
             await self._compute_refused(partition, noted, refused)
+            noted = refused.noted_in(noted)
         if not is_done:
             await self._compute_rest(partition, noted, refused)
 
     async def _compute_rest(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
-        after, repeated_to = _key_order(noted.get("after")), _key_order(noted.get("computed_to"))
-        read_to = {"offsets": {}, **{name: noted[name] for name in ("offsets", _RECORDS) if name in noted}}
+        after, repeated_to = key_order(noted.get("after")), key_order(noted.get("computed_to"))
+        read_to = {"offsets": {}, **{name: noted[name] for name in ("offsets", RECORDS) if name in noted}}
         done = conversions_done({partition: noted})
         reached = computed = refused.noted_in({"after": after and list(after), "conversions": done})
         sending: asyncio.Task[None] | None = None
@@ -271,24 +282,25 @@ class _Doing:
                     place={**read_to, "phase": "journeys", **reached, "computed_to": list(repeated_to)},
                     refused=refused,
                 )
-                # While a batch is published the next one is computed, but none counts as reached before it is out.
+                # While a batch is sent the next one is computed, but none counts as reached before it is out.
+                await self._evict(news.changed)  # it has 0.2 s, which it would not get beside a fold
                 if sending is not None:
                     await sending
                     reached = computed
                 done += len(batch)
                 computed = refused.noted_in({"after": list(last), "conversions": done})
-                sending = asyncio.create_task(self._publish(news))
+                sending = asyncio.create_task(self._send(news.records))
             if sending is not None:
                 await sending
         finally:
             if sending is not None:
                 sending.cancel()
-                await asyncio.wait([sending])
+                await asyncio.gather(sending, return_exceptions=True)
         await self._note(partition, refused.noted_in({**read_to, "phase": "done", "conversions": done}))
 
     async def _compute_refused(self, partition: int, noted: Mapping[str, object], refused: Refused) -> None:
         """Just those conversions that a run before us could not write."""
-        named = [Named(*ids) for ids in _ids(noted[_CONVERSIONS])]
+        named = [Named(*ids) for ids in ids_of(noted[CONVERSIONS])]
         for start in range(0, len(named), self._job.batch_size):
             batch = named[start : start + self._job.batch_size]
             await self._publish(await self._compute(batch, partition, is_repeated=True, place=noted, refused=refused))
@@ -307,7 +319,8 @@ class _Doing:
 
         async def attempt() -> BatchReport:
             tried["tries"] += 1
-            return await compute_batch(self._store, self._scope, partition, batch, place=place)
+            again = is_repeated or tried["tries"] > 1
+            return await compute_batch(self._store, self._scope, partition, batch, place=place, is_repeated=again)
 
         try:
             report = await self._patiently(attempt)
@@ -334,65 +347,17 @@ class _Doing:
     # Both
 
     async def _publish(self, news: "_News") -> None:
-        records, changed = news
-        if changed:
-            failures = await self._cache.delete(changed)
-            if failures:
-                self._teller.counted({"cache_failures": failures})
+        await self._evict(news.changed)
+        await self._send(news.records)
+
+    async def _evict(self, conv_ids: Sequence[int]) -> None:
+        failures = await self._cache.delete(conv_ids) if conv_ids else 0
+        if failures:
+            self._teller.counted({"cache_failures": failures})
+
+    async def _send(self, records: Sequence[Any]) -> None:
         if records:
             await self._patiently(lambda: self._writer.send(records))
 
     async def _note(self, partition: int, place: Mapping[str, object]) -> None:
         await self._patiently(lambda: self._store.note_place(partition, place))
-
-
-# How far has a run come? For whoever shows what is left.
-
-
-def records_left(ranges: Sequence[LogRange], places: Mapping[int, Mapping[str, object]]) -> int:
-    left = 0
-    for part in ranges:
-        place = places.get(part.partition, {})
-        rest = LogRange(part.partition, _later(part.starts, _offsets(place.get("offsets"))), part.ends)
-        left += rest.records + len(_pairs(place.get(_RECORDS)))
-    return left
-
-
-def conversions_done(places: Mapping[int, Mapping[str, object]]) -> int:
-    """But for those that are to be tried again."""
-    return sum(
-        int(str(place.get("conversions", 0))) - len(_ids(place.get(_CONVERSIONS)))
-        for place in places.values()
-        if place.get("after") or place.get("phase") == "done"  # else it begins anew
-    )
-
-
-def _offsets(noted: object) -> dict[str, int]:
-    return {str(topic): int(offset) for topic, offset in noted.items()} if isinstance(noted, dict) else {}
-
-
-def _ahead_of(noted: Mapping[str, object]) -> dict[str, object]:
-    """What the next round had done already. It stands where all records that have come since tell of nothing new, as
-    those do that another partition's facts have sent on."""
-    phase = noted.get("next") if noted.get("phase") == "facts" else noted.get("phase")
-    if phase != "done" and "after" not in noted:
-        return {}
-    names = ("after", "conversions", _CONVERSIONS)
-    return {"next": phase, **{name: noted[name] for name in names if name in noted}}
-
-
-def _pairs(noted: object) -> Sequence[tuple[str, int]]:
-    return [(str(name), int(number)) for name, number in noted] if isinstance(noted, list) else []
-
-
-def _ids(noted: object) -> Sequence[tuple[int, int]]:
-    return [(int(one), int(other)) for one, other in noted] if isinstance(noted, list) else []
-
-
-def _later(offsets: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
-    """Of each topic the later one."""
-    return {topic: max(offset, others.get(topic, offset)) for topic, offset in offsets.items()}
-
-
-def _key_order(noted: object) -> InKeyOrder | None:
-    return InKeyOrder._make(noted) if isinstance(noted, list) else None

@@ -51,6 +51,20 @@ def found_at_second_look(place: Place, folded: Folded, facts: Facts) -> Sequence
     return found
 
 
+def counted_elsewhere(place: Place, facts: Facts) -> Sequence[SentOn]:
+    """Of all conversions of some clicks, other partitions' that count for a payment.
+
+    Where a try before this one has removed the log row of one that came to count meanwhile, and was lost before it told
+    of that, nobody can see it any more: each of them is to be computed once more then.
+    """
+    counted = _counting(facts.journeys.values())
+    return [
+        SentOn(journey.conversion, "transaction")
+        for conv_id, journey in sorted(facts.journeys.items())
+        if conv_id in counted and journey.conversion.transaction_id and not place.owns(journey.conversion)
+    ]
+
+
 def at_odds(journeys: Collection[Journey]) -> list[Conversion]:
     """Of all conversions of some clicks, those of which their journeys say wrongly whether they count."""
     counted = _counting(journeys)

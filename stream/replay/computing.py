@@ -37,11 +37,18 @@ class BatchReport:
 
 
 async def compute_batch(
-    store: ReplayStore, scope: Scope, partition: int, batch: Sequence[Named], *, place: Mapping[str, object]
+    store: ReplayStore,
+    scope: Scope,
+    partition: int,
+    batch: Sequence[Named],
+    *,
+    is_repeated: bool = False,
+    place: Mapping[str, object],
 ) -> BatchReport:
     """All of one partition. Those that stand right already are not written. Raises RefusedByDatabase.
 
-    `place`: how far the run had come before this batch; noted with it.
+    `is_repeated`: they may have been written, and the records of that not sent. `place`: how far the run had come
+    before this batch; noted with it.
     """
     async with store.transaction() as transaction:
         row = await transaction.lock_partition(partition)
@@ -56,10 +63,9 @@ async def compute_batch(
             await transaction.write_journeys(written, displaced=folded.displaced)
         if place:
             await transaction.note_place(partition, place)
-    records = [
-        *journey_records(scope.names, folded),
-        *await sent_on(store, scope, row, _looked_for_again(folded, looked)),
-    ]
+    doubtful = folded if is_repeated else _looked_for_again(folded, looked)
+    sent = await sent_on(store, scope, row, doubtful, is_repeated=is_repeated)
+    records = [*journey_records(scope.names, folded), *sent]
     touchpoints = sum(len(journey.touches) for journey in folded.journeys)
     return BatchReport(records, len(conversions), touchpoints, [journey.conversion.conv_id for journey in written])
 

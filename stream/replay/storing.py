@@ -21,7 +21,7 @@ from stream.core.fold import fold
 from stream.core.folding import Folded, Place
 from stream.core.keys import JourneyKey, journey_key_of_click
 from stream.core.progress import PartitionProgress
-from stream.core.second_look import found_at_second_look, second_look_needs
+from stream.core.second_look import counted_elsewhere, found_at_second_look, second_look_needs
 from stream.core.state import KeyState
 from stream.engine.chunk import Arrival, Chunk
 from stream.replay.ports import ReplayStore, ReplayTransaction
@@ -84,18 +84,22 @@ async def store_chunk(
         revised=folded.counts["clicks.revised"] + folded.counts["conversions.revised"],
     )
     report.conversions = [journey.conversion.conv_id for journey in folded.journeys]
-    report.records = [*journey_records(scope.names, folded), *await sent_on(store, scope, row, folded)]
+    sent = await sent_on(store, scope, row, folded, is_repeated=is_repeated)
+    report.records = [*journey_records(scope.names, folded), *sent]
     return report
 
 
-async def sent_on(store: ReplayStore, scope: Scope, row: PartitionProgress, folded: Folded) -> Sequence[OutgoingRecord]:
+async def sent_on(
+    store: ReplayStore, scope: Scope, row: PartitionProgress, folded: Folded, *, is_repeated: bool
+) -> Sequence[OutgoingRecord]:
     """What other partitions have to compute again; see `stream.core.second_look`."""
     place = scope.place(row)
     needs = second_look_needs(place, folded)
     if needs is None:
         return ()
-    found = found_at_second_look(place, folded, await store.read(needs))
-    return [conversion_sent_on(scope.names, each) for each in found]
+    facts = await store.read(needs)
+    found = [*found_at_second_look(place, folded, facts), *(counted_elsewhere(place, facts) if is_repeated else ())]
+    return [conversion_sent_on(scope.names, each) for each in dict.fromkeys(found)]
 
 
 def _is_wanted(event: Click | Conversion, scope: Scope) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.commands import replay_processes
 from stream.commands.replay_processes import Processes
 from stream.commands.replay_refused import Teller
 from stream.commands.replay_work import Job
@@ -83,11 +84,11 @@ def test_what_goes_wrong_in_one_of_them_is_said_here_and_all_end(monkeypatch: py
         try:
             await processes.work(jobs(2), Teller())
         finally:
-            processes.end()
+            assert not any(map(is_at_work, pids)), "whoever takes the run over may meet them"
+            await processes.end()
 
     with pytest.raises(StreamError, match=r"Kafka at 127\.0\.0\.1:1 did not answer"):
         asyncio.run(work())
-    assert not any(map(is_at_work, pids))
 
 
 def test_one_that_is_killed_is_missed() -> None:
@@ -98,7 +99,27 @@ def test_one_that_is_killed_is_missed() -> None:
         try:
             await processes.work(jobs(2), Teller())
         finally:
-            processes.end()
+            await processes.end()
 
     with pytest.raises(StreamError, match="without a word"):
         asyncio.run(work())
+
+
+def test_one_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_processes, "_PATIENCE_S", 0.2)
+    processes = Processes(Settings(), 2)
+    pids = list(processes._pids)
+    os.kill(pids[1], signal.SIGSTOP)
+    asyncio.run(processes.end())
+    assert not any(map(is_at_work, pids))
+
+
+def test_an_interrupt_of_the_terminal_is_for_the_one_that_forked_them() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    processes = Processes(Settings(), 2)
+    assert signal.getsignal(signal.SIGINT) is before
+    for pid in processes._pids:
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert all(map(is_at_work, processes._pids))
+    asyncio.run(processes.end())

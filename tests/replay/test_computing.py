@@ -33,7 +33,9 @@ class Computing(Desk):
 
     async def compute(self, *conv_ids: int) -> BatchReport:
         batch = [Named(number, self.journeys[number].conversion.click_id) for number in conv_ids]
-        return await compute_batch(MemoryStore(self.database, "a replay"), self.scope, 0, batch, place={})
+        return await compute_batch(
+            MemoryStore(self.database, "a replay"), self.scope, 0, batch, is_repeated=False, place={}
+        )
 
 
 def events(seed: int) -> Sequence[Sent]:
@@ -105,7 +107,9 @@ async def test_of_a_busy_key_also_an_old_conversion_gets_its_newest_clicks() -> 
 async def test_conversions_that_are_gone_are_left_out() -> None:
     made = await stored()
     batch = [Named(1, made.journeys[1].conversion.click_id), Named(999, 999)]
-    report = await compute_batch(MemoryStore(made.database, "a replay"), made.scope, 0, batch, place={})
+    report = await compute_batch(
+        MemoryStore(made.database, "a replay"), made.scope, 0, batch, is_repeated=False, place={}
+    )
     assert report.conversions == 1
 
 
@@ -124,7 +128,9 @@ async def paid_twice() -> Desk:
 
 async def sent_on_by_computing_the_first(desk: Desk) -> Sequence[int | None]:
     """The partitions."""
-    report = await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={})
+    report = await compute_batch(
+        MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], is_repeated=False, place={}
+    )
     return [record.partition for record in report.records if record.topic == "conversions"]
 
 
@@ -143,6 +149,23 @@ async def test_a_report_that_counts_since_another_one_lost_its_transaction_is_se
     assert await sent_on_by_computing_the_first(desk) == [ELSEWHERE]
 
 
+async def test_who_repeats_a_batch_has_counted_reports_of_its_payments_computed_once_more() -> None:
+    """A log row that the try before it took away, and told nobody of, comes back so."""
+    desk = await paid_twice()
+    await desk.store(
+        conversion(2, 1, AT + 3, transaction_id="t", campaign_id=OTHER_CAMPAIGN, revised_at=AT + 20),
+        partition=ELSEWHERE,
+    )
+    await desk.store(conversion(1, 1, AT + 5, transaction_id="t"), is_repeated=True)
+    assert desk.database.facts.journeys[1].outcome is Outcome.DUPLICATE
+    assert await sent_on_by_computing_the_first(desk) == []
+    store = MemoryStore(desk.database, "a replay")
+    report = await compute_batch(store, desk.scope, HERE, [Named(1, 1)], is_repeated=True, place={})
+    assert [record.partition for record in report.records if record.topic == "conversions"] == [ELSEWHERE]
+    told = await desk.store(conversion(1, 1, AT + 5, transaction_id="t"), is_repeated=True)
+    assert [record.partition for record in told.records if record.topic == "conversions"] == [ELSEWHERE]
+
+
 async def sent_on_where_another_came_before_we_wrote(desk: Desk, other: Sent) -> Sequence[tuple[int | None, int]]:
     """Partitions and conversions, of the other one's chunk and of ours."""
     sent_on: list[tuple[int | None, int]] = []
@@ -159,7 +182,11 @@ async def sent_on_where_another_came_before_we_wrote(desk: Desk, other: Sent) ->
     async def nothing(_: str) -> None: ...
 
     desk.database.before_step = before_step
-    take(await compute_batch(MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], place={}))
+    take(
+        await compute_batch(
+            MemoryStore(desk.database, "a replay"), desk.scope, HERE, [Named(1, 1)], is_repeated=False, place={}
+        )
+    )
     return sent_on
 
 

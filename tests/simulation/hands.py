@@ -42,6 +42,7 @@ class Replay:
             {topic: 0 if is_whole else chance.randrange(end + 1) for topic, end in ends.items()} for ends in self._ends
         ]
         self._stored_to: list[Offsets] = [dict.fromkeys(SOURCES, 0) for _ in numbers]
+        self._begun: set[int] = set()
         self._computed: set[int] = set()
 
     async def run(self, process: Process) -> None:
@@ -82,7 +83,11 @@ class Replay:
 
     async def _compute_batch(self, process: Process, outbox: Outbox, number: int, left: Sequence[Named]) -> None:
         store, batch = self._system.storage.replays(process), left[: self._chance.choice((3, 10, 40))]
-        report = await _waiting(lambda _: compute_batch(store, self._scope, number, batch, place={}))
+        begun = any(named.conv_id in self._begun for named in batch)
+        self._begun.update(named.conv_id for named in batch)
+        report = await _waiting(
+            lambda tries: compute_batch(store, self._scope, number, batch, is_repeated=begun or tries > 0, place={})
+        )
         # What somebody has written before us, and may not have told, is not among what we had to write.
         await self._system.cache.delete([named.conv_id for named in batch])
         await _sent(outbox, report.records)

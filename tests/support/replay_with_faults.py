@@ -7,6 +7,7 @@ TESTFAULT_REPLAY_EXIT_AT=STEP:N   the process ends when that has happened for th
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from stream.__main__ import main
@@ -17,7 +18,7 @@ from stream.replay.storing import ChunkReport, store_chunk
 EXIT_CODE = 137
 
 _seen: Counter[str] = Counter()
-_publish = replay_work._Doing._publish
+_send = replay_work._Doing._send
 
 
 def _happened(step: str) -> None:
@@ -39,9 +40,9 @@ async def _computed_batch(*given: Any, **named: Any) -> BatchReport:  # noqa: AN
     return report
 
 
-async def _published(doing: replay_work._Doing, news: replay_work._News) -> None:
-    await _publish(doing, news)
-    if news.records:
+async def _sent(doing: replay_work._Doing, records: Sequence[Any]) -> None:
+    await _send(doing, records)
+    if records:
         _happened("chunk-sent" if doing._job.is_facts else "batch-sent")
 
 
@@ -49,7 +50,7 @@ if __name__ == "__main__":
     for owner, name, broken in (
         (replay_work, "store_chunk", _stored_chunk),
         (replay_work, "compute_batch", _computed_batch),
-        (replay_work._Doing, "_publish", _published),
+        (replay_work._Doing, "_send", _sent),
     ):
         setattr(owner, name, broken)
     main()

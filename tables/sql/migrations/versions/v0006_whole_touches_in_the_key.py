@@ -19,7 +19,8 @@ _RELATION = "202_stream_clicks"
 
 def upgrade() -> None:
     connection = op.get_bind()
-    (wanted,) = schema_for(connection.dialect.name).tables[_RELATION].indexes
+    keys = schema_for(connection.dialect.name).tables[_RELATION].indexes
+    wanted = next(index for index in keys if str(index.name).endswith("newest_of_key"))
     columns = [column.name for column in wanted.columns]
     found = {index["name"]: index["column_names"] for index in inspect(connection).get_indexes(_RELATION)}
     if found.get(wanted.name, columns) != columns:
