@@ -1,5 +1,6 @@
 """A replay that goes on with one that was broken off: from where, and what does it send again?"""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from stream.commands.replay_work import Job, work_on
 from stream.core.errors import StreamError, Unavailable
 from stream.engine.alignment import PartitionIntake
 from stream.engine.chunk import Chunk
+from stream.replay.computing import BatchReport, compute_batch
 from stream.replay.log_range import LogRange
 from stream.replay.storing import Scope
 from tables.cache import JourneyCache
@@ -263,6 +265,33 @@ async def test_cache_entries_of_a_batch_that_was_broken_off_go_although_the_next
     await desk.broken_off(at=2, is_facts=False, batch_size=4)
     await desk.round(is_facts=False, batch_size=4)
     assert desk.cache.deleted == {*range(1, 21)}
+
+
+async def test_no_batch_is_computed_while_cache_entries_of_another_go(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """memcached has a fifth of a second to answer: a fold beside it would take that for a failure."""
+    desk.log.append(*events(1, 20))
+    await desk.round(is_facts=True)
+    await desk.purge(*range(1, 21))
+    delete = desk.cache.delete
+    under_way: set[int] = set()
+    batches = []
+
+    async def computed(*given: Any, **named: Any) -> BatchReport:  # noqa: ANN401 - what the product gives
+        batches.append(set(under_way))
+        return await compute_batch(*given, **named)
+
+    async def deleted(conv_ids: Sequence[int]) -> int:
+        under_way.update(conv_ids)
+        await asyncio.sleep(0.01)
+        under_way.clear()
+        return await delete(conv_ids)
+
+    monkeypatch.setattr(replay_work, "compute_batch", computed)
+    monkeypatch.setattr(desk.cache, "delete", deleted)
+    await desk.round(is_facts=False, batch_size=4)
+    assert batches == [set()] * 5
 
 
 async def test_what_is_purged_after_a_replay_was_broken_off_comes_back(desk: Desk) -> None:
