@@ -33,6 +33,7 @@ def kill(run: Run) -> None:
         with root(run, autocommit=False) as holding, root(run) as looking:
             holding.do("SELECT conv_id FROM `202_stream_journeys` WHERE conv_id > 0 FOR UPDATE")  # and what is to come
             wait_for(lambda: looking.open_transactions() > 0, "an open transaction")
+            looking.do("FLUSH ENGINE LOGS")  # else the server may have forgotten the transaction, and with right
             os.kill(pid, signal.SIGKILL)
         run.struck()
         server.start()
