@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from tables.sql.upgrade import upgrade_schema
+from tests.commands.replay_desk import desk
 from tests.faults.events import click, conversion
 from tests.faults.installation import Installation
 from tests.support.processes import Environment, environment
 from tests.support.traffic import DAY
+
+__all__ = ["desk"]  # a fixture of its own module
 
 
 @pytest.fixture
